@@ -1,0 +1,41 @@
+"""The crops that parity is measured on: the user's radiographs, else phantoms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tier_export.parity import Crops
+from tier_infer.geometry import GEOMETRIES, to_crop
+from tier_infer.images import load_image
+from tier_infer.intensity import to_8bit
+from tier_infer.label_sets import normal_id
+from tier_train.checkpoint import Checkpoint
+from tier_train.manifest import read_manifest, truth_table
+from tier_train.phantom import FINDINGS, draw_phantom
+
+PHANTOM_SEED = 20221213  # no training set uses it: the first version of the paper's date
+PHANTOM_COUNT = 320  # at a prevalence of 0.2 about 64 × 256 pairs a label: one pair is 6e-5 of AUC
+MAX_CROPS = 512
+
+
+def phantom_crops(checkpoint: Checkpoint, count: int = PHANTOM_COUNT) -> Crops:
+    """uint8 [count, H, W] through the checkpoint's own intensity and geometry presets."""
+    geometry = GEOMETRIES[checkpoint.recipe.geometry]
+    drawn = [draw_phantom(PHANTOM_SEED, index) for index in range(count)]
+    pixels = [to_crop(to_8bit(p.pixels, checkpoint.intensity, False), geometry) for p in drawn]
+    truth = {n: np.array([p.labels[n] for p in drawn], np.float32) for n in FINDINGS}
+    return Crops(np.stack(pixels), truth, f"{count} phantoms")
+
+
+def manifest_crops(path: Path, checkpoint: Checkpoint) -> Crops:
+    """The manifest's test rows (all rows if it has none), at most MAX_CROPS, evenly taken."""
+    manifest = read_manifest(path)
+    rows = manifest.split("test") or list(manifest.rows)
+    rows = rows[:: -(-len(rows) // MAX_CROPS)]
+    geometry = GEOMETRIES[checkpoint.recipe.geometry]
+    images = [load_image(path.parent / row.image_path, checkpoint.intensity) for row in rows]
+    columns = {normal_id(column): column for column in manifest.label_columns}
+    pixels = np.stack([to_crop(image.grey, geometry) for image in images])
+    return Crops(pixels, truth_table(rows, columns), f"{len(rows)} images of {manifest.name}")

@@ -1,0 +1,141 @@
+"""The exported graphs. `forward` of each wrapper is the signature of its graph."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from tier_infer.geometry import GRID, Geometry
+from tier_infer.label_sets import LabelSet
+from tier_train.checkpoint import Checkpoint
+from tier_train.image_encoder import normalise
+from tier_train.model import DualEncoder
+from tier_train.zero_shot import query_table
+
+OPSET = 18
+IR_VERSION = 10
+
+
+class ImageEncoderGraph(nn.Module):
+    """pixels: uint8 [N, H, W] → image_embedding [N, D], patch_embeddings [N, 7, 7, D], float32."""
+
+    def __init__(self, model: DualEncoder) -> None:
+        super().__init__()
+        self.image = model.image
+        self.register_buffer("mean", model.mean)
+        self.register_buffer("std", model.std)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        image_e, patch_e = self.image(normalise(pixels, self.mean, self.std))
+        return image_e, patch_e
+
+
+def encoder_graph(model: DualEncoder, geometry: Geometry) -> onnx.ModelProto:
+    """The fp32 encoder, BatchNorm folded, one file, N dynamic; the same weights give equal bytes."""
+    wrapper = ImageEncoderGraph(model).eval()
+    example = torch.zeros(2, geometry.crop, geometry.crop, dtype=torch.uint8)
+    with quiet():
+        program = torch.onnx.export(
+            wrapper,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["pixels"],
+            output_names=["image_embedding", "patch_embeddings"],
+            dynamic_shapes={"pixels": {0: "N"}},
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None  # dynamo=True always returns one
+    graph = strip(program.model_proto)
+    found = {o.domain: o.version for o in graph.opset_import}.get("")
+    if found != OPSET:  # torch falls back to another opset without an error
+        raise RuntimeError(f"torch exported opset {found}, {OPSET} was asked for")
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
+
+
+def query_graph(checkpoint: Checkpoint, labels: LabelSet) -> onnx.ModelProto:
+    """embeddings: float32 [M, D] → scores: float32 [M, L]; the table q⁺ − q⁻ is an initializer."""
+    table = query_table(checkpoint.model, checkpoint.tokenizer, labels).numpy()  # [L, D]
+    n_labels, dim = table.shape
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["embeddings", "table"], ["scores"], name="scores", transB=1)],
+        labels.id,
+        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["M", dim])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["M", n_labels])],
+        [numpy_helper.from_array(table, "table")],
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+    )
+    rows = [
+        {
+            "id": label.id,
+            "name": label.name,
+            "positive": list(label.positive),
+            "negative": list(label.negative),
+            "codes": label.codes,
+        }
+        for label in labels.labels
+    ]
+    meta = {"set": labels.id, "text_sha256": checkpoint.text_sha256}
+    helper.set_model_props(model, meta | {"labels": json.dumps(rows, sort_keys=True)})
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def strip(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Removes what the exporter notes about where our source files lie; it is also not stable."""
+    model.doc_string = ""
+    model.producer_version = ""
+    del model.metadata_props[:]
+    graph = model.graph
+    graph.doc_string = ""
+    for item in [*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]:
+        item.doc_string = ""
+        del item.metadata_props[:]
+    del graph.metadata_props[:]
+    return model
+
+
+def check_signature(model: onnx.ModelProto, geometry: Geometry, dim: int) -> dict[str, Any]:
+    """The graph's inputs and outputs as the manifest states them; RuntimeError if they differ."""
+    stated = {
+        "pixels": {"dtype": "uint8", "shape": ["N", geometry.crop, geometry.crop]},
+        "image_embedding": {"dtype": "float32", "shape": ["N", dim]},
+        "patch_embeddings": {"dtype": "float32", "shape": ["N", GRID, GRID, dim]},
+    }
+    names = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
+    for value in (*model.graph.input, *model.graph.output):
+        tensor = value.type.tensor_type
+        shape = [d.dim_param or d.dim_value for d in tensor.shape.dim]
+        found = {"dtype": names.get(tensor.elem_type), "shape": shape}
+        if found != stated[value.name]:
+            raise RuntimeError(f"{value.name} is {found}, it must be {stated[value.name]}")
+    inputs = {value.name: stated.pop(value.name) for value in model.graph.input}
+    return {"opset": OPSET, "inputs": inputs, "outputs": stated}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """The exporter talks on stdout and through warnings of its own deprecations; stdout is data."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,163 @@
+"""The gate between PyTorch and what is exported: embeddings, every heatmap cell, scores, decisions
+and AUC. A broken gate is exit 5 and no bundle; the message says by how much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tier_infer.engine import BATCH, open_session
+from tier_infer.errors import ParityError
+from tier_infer.label_sets import LabelSet
+from tier_infer.metrics import roc_auc
+
+Floats = NDArray[np.float32]
+MIN_PAIRS = 2000  # positive × negative pairs below which an AUC is too coarse to gate
+GATES = {  # design section 4: largest allowed difference to PyTorch fp32
+    "fp32": {"max_dz": 1e-5, "max_dcell": 1e-4, "flips": 0},
+    "fp16": {"max_dz": 2e-3, "max_dcell": 1e-2, "max_dauc": 5e-4},
+}
+WORDS = {
+    "max_dz": "score Z",
+    "max_dcell": "heatmap cell",
+    "flips": "decisions at each label's median",
+    "max_dauc": "AUC",
+}
+
+
+@dataclass(frozen=True)
+class Crops:
+    """What parity is measured on."""
+
+    pixels: NDArray[np.uint8]  # [N, H, W]
+    truth: dict[str, NDArray[np.float32]]  # label id → [N] of 1, 0 or NaN
+    source: str
+
+
+@dataclass(frozen=True)
+class Outputs:
+    image: Floats  # [N, D]
+    patches: Floats  # [N, 7, 7, D]
+    scores: Floats  # [N, L]
+    cells: Floats  # [N, L, 7, 7]
+
+
+Encode = Callable[[NDArray[np.uint8]], tuple[Floats, Floats]]
+Score = Callable[[Floats], Floats]
+
+
+def outputs(encode: Encode, score: Score, pixels: NDArray[np.uint8]) -> Outputs:
+    image, patches = encode(pixels)
+    n, grid, _, dim = patches.shape
+    cells = score(np.ascontiguousarray(patches.reshape(-1, dim))).reshape(n, grid, grid, -1)
+    return Outputs(image, patches, score(image), cells.transpose(0, 3, 1, 2))
+
+
+def onnx_encoder(graph: bytes) -> Encode:
+    """As the runtime runs it: the session of tier_infer, on the CPU."""
+    session = open_session(graph, "cpu")
+
+    def encode(pixels: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+        parts = [
+            session.run(["image_embedding", "patch_embeddings"], {"pixels": part})
+            for part in np.split(pixels, range(BATCH, len(pixels), BATCH))
+        ]
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+    return encode
+
+
+def onnx_query(graph: bytes) -> Score:
+    session = open_session(graph, "cpu")
+
+    def score(embeddings: Floats) -> Floats:
+        result: Floats = session.run(["scores"], {"embeddings": embeddings})[0]
+        return result
+
+    return score
+
+
+def compare(
+    reference: Outputs, other: Outputs, labels: LabelSet, crops: Crops
+) -> dict[str, Any]:
+    """Observed differences; a shape that differs or a value that isn't finite is a breach at once."""
+    for name in ("image", "patches", "scores", "cells"):
+        a, b = getattr(reference, name), getattr(other, name)
+        if a.shape != b.shape or not np.isfinite(b).all():
+            raise ParityError(f"{name}: shape {b.shape} for {a.shape}, or values that are not finite")
+    dz = np.abs(other.scores - reference.scores)  # [N, L]
+    dcell = np.abs(other.cells - reference.cells)  # [N, L, 7, 7]
+    return {
+        "max_dembedding": float(np.abs(other.image - reference.image).max()),
+        "max_dpatch": float(np.abs(other.patches - reference.patches).max()),
+        "max_dz": float(dz.max()),
+        "p99_dz": float(np.percentile(dz, 99)),
+        "max_dcell": float(dcell.max()),
+        "flips": int(_flips(reference.scores, other.scores)),
+        "worst_label": labels.labels[int(dz.max(0).argmax())].id,
+        **_auc_difference(reference.scores, other.scores, labels, crops),
+    }
+
+
+def _flips(reference: Floats, other: Floats) -> int:
+    """Decisions that change, each label at the middle of the two scores around its median."""
+    ordered = np.sort(reference, axis=0)
+    middle = len(ordered) // 2
+    threshold = (ordered[max(0, middle - 1)] + ordered[middle]) / 2
+    return int(((reference > threshold) != (other > threshold)).sum())
+
+
+def _auc_difference(
+    reference: Floats, other: Floats, labels: LabelSet, crops: Crops
+) -> dict[str, Any]:
+    differences: dict[str, float] = {}
+    not_gated: dict[str, int] = {}
+    for column, label in enumerate(labels.labels):
+        y = crops.truth.get(label.id, np.full(len(crops.pixels), np.nan))
+        known = ~np.isnan(y)
+        pairs = int((y == 1).sum() * (y == 0).sum())
+        if pairs < MIN_PAIRS:
+            not_gated[label.id] = pairs
+            continue
+        before = roc_auc(y[known], reference[known, column])
+        differences[label.id] = abs(roc_auc(y[known], other[known, column]) - before)
+    worst = max(differences.values()) if differences else None
+    return {"max_dauc": worst, "dauc": differences, "auc_not_gated": not_gated}
+
+
+def check(precision: str, proof: str, found: dict[str, Any]) -> None:
+    """Raises ParityError naming every broken gate, observed against allowed."""
+    broken = [
+        f"{WORDS[key]} differs by {found[key]:.3g}, allowed {limit:g}"
+        if key != "flips"
+        else f"{found[key]} {WORDS[key]} flip, allowed {limit:g}"
+        for key, limit in GATES[precision].items()
+        if found[key] is not None and not found[key] <= limit  # NaN is a breach
+    ]
+    if broken:
+        raise ParityError(
+            f"parity broken, {precision} ({proof}), worst label {found['worst_label']}: "
+            + "; ".join(broken)
+            + "; no bundle was written"
+        )
+
+
+def table(report: dict[str, dict[str, Any]]) -> str:
+    """One line per precision and proof, for the screen."""
+    head = f"{'against PyTorch fp32':<44} {'max |dZ|':>9} {'cells':>9} {'|dAUC|':>9} {'flips':>6}"
+    lines = [head]
+    for precision, row in report.items():
+        if precision == "crops":
+            continue
+        for proof, found in row["proofs"].items():
+            dauc = "not gated" if found["max_dauc"] is None else f"{found['max_dauc']:.1e}"
+            lines.append(
+                f"{precision + ', ' + proof:<44} {found['max_dz']:9.1e} {found['max_dcell']:9.1e} "
+                f"{dauc:>9} {found['flips']:6d}"
+            )
+    return "\n".join(lines)

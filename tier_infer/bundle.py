@@ -1,0 +1,163 @@
+"""The bundle: a folder with manifest, encoder graphs and label sets, and the proof that nothing
+in it changed. This file is the only definition of the format; `tier_export` writes through it.
+
+Three hashes with three lifetimes. `bundle_sha256` covers what makes a score: schema, presets and
+encoders. Each label set has its own, so labels can change without touching the encoder. The text
+of manifest.json must be its own canonical form and carry its own digest, so that no byte of it can
+change unnoticed either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from tier_infer.errors import IntegrityError, UsageError
+from tier_infer.geometry import GEOMETRIES, Geometry
+from tier_infer.intensity import PRESETS
+
+SCHEMA_VERSION = 1
+NOTICE = "Research use only, not for diagnostic use."
+MAX_MANIFEST_BYTES = 2**20
+ENCODERS = {"fp32": "image_encoder.onnx", "fp16": "image_encoder.fp16.onnx"}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle is. Field for field the keys of manifest.json, plus its two digests."""
+
+    name: str
+    embed_dim: int  # D
+    grid: tuple[int, int]
+    geometry: dict[str, Any]
+    intensity: str
+    global_pool: str
+    graph: dict[str, Any]  # inputs and outputs by name: dtype and shape
+    views: tuple[str, ...]  # "frontal", and "lateral" where the training data had them
+    files: dict[str, dict[str, Any]]  # encoder file → sha256, bytes, precision
+    label_sets: dict[str, dict[str, Any]]  # set id → path, sha256, bytes, labels
+    default_set: str
+    checkpoint: list[dict[str, Any]]  # sha256 and recipe of each
+    training_data: str
+    parity: dict[str, Any]
+    notice: str = NOTICE
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def bundle_sha256(self) -> str:
+        """Over schema, presets and encoders: the identity of the numbers."""
+        scope = ("schema_version", "embed_dim", "grid", "geometry", "intensity", "global_pool")
+        identity = {key: getattr(self, key) for key in (*scope, "graph", "views", "files")}
+        return sha256(canonical(identity).encode())
+
+    def to_json(self) -> str:
+        table = asdict(self) | {"bundle_sha256": self.bundle_sha256}
+        table["manifest_sha256"] = sha256(canonical(table).encode())
+        return canonical(table)
+
+    def resolved_geometry(self) -> Geometry:
+        known = GEOMETRIES.get(str(self.geometry.get("name")))
+        if known is None or canonical(asdict(known)) != canonical(self.geometry):
+            raise IntegrityError(
+                f"the bundle's geometry {self.geometry.get('name')!r} is not one of this version: "
+                f"{', '.join(GEOMETRIES)}; install the tier-cxr that wrote it"
+            )
+        return known
+
+
+@dataclass(frozen=True)
+class Bundle:
+    folder: Path
+    manifest: Manifest
+    _verified: dict[str, bytes] = field(default_factory=dict, repr=False)
+
+    def encoder(self, precision: str) -> bytes:
+        """The graph's bytes, exactly those whose hash was checked."""
+        name = ENCODERS[precision]
+        if name not in self.manifest.files:
+            raise UsageError(
+                f"the bundle has no {precision} encoder; export it again with tier-export --fp16"
+            )
+        return self._checked(name, self.manifest.files[name])
+
+    def query_graph(self, set_id: str) -> bytes:
+        entry = self.manifest.label_sets[set_id]
+        return self._checked(entry["path"], entry)
+
+    def _checked(self, name: str, entry: dict[str, Any]) -> bytes:
+        if name not in self._verified:
+            self._verified[name] = read_verified(self.folder / name, entry)
+        return self._verified[name]
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Reads the manifest and checks the hash of every file it lists before anything is used."""
+    path = folder / "manifest.json"
+    if not folder.is_dir():
+        raise UsageError(
+            f"no bundle at {folder}; write one with `tier-export ckpt.pt`, or name it with --bundle "
+            "or TIER_BUNDLE"
+        )
+    if not path.is_file():
+        raise IntegrityError(f"{folder} holds no manifest.json, so it is no bundle")
+    manifest = parse_manifest(path.read_bytes()[: MAX_MANIFEST_BYTES + 1])
+    bundle = Bundle(folder, manifest)
+    entries = [(name, entry) for name, entry in manifest.files.items()]
+    entries += [(entry["path"], entry) for entry in manifest.label_sets.values()]
+    for name, entry in entries:
+        read_verified(folder / name, entry)
+    return bundle
+
+
+def parse_manifest(raw: bytes) -> Manifest:
+    try:
+        table = json.loads(raw.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        raise IntegrityError("manifest.json is not valid JSON; export the bundle again") from None
+    if not isinstance(table, dict) or table.get("schema_version") != SCHEMA_VERSION:
+        found = table.get("schema_version") if isinstance(table, dict) else None
+        raise IntegrityError(
+            f"manifest.json has schema_version {found!r}, this version reads {SCHEMA_VERSION}"
+        )
+    digest = table.pop("manifest_sha256", None)
+    bundle_digest = table.pop("bundle_sha256", None)
+    names = {f.name for f in fields(Manifest)}
+    if set(table) != names:
+        raise IntegrityError(f"manifest.json has wrong keys: {', '.join(sorted(set(table) ^ names))}")
+    lists = {"grid": tuple(table["grid"]), "views": tuple(table["views"])}
+    manifest = Manifest(**(table | lists))
+    intact = manifest.to_json().encode() == raw and manifest.bundle_sha256 == bundle_digest
+    if not intact or digest is None:
+        raise IntegrityError("manifest.json was changed after the export; export the bundle again")
+    if manifest.intensity not in PRESETS:
+        raise IntegrityError(f"the bundle's intensity preset {manifest.intensity!r} is unknown")
+    if manifest.default_set not in manifest.label_sets:
+        raise IntegrityError(f"the bundle's default set {manifest.default_set!r} is not in it")
+    manifest.resolved_geometry()
+    return manifest
+
+
+def read_verified(path: Path, entry: dict[str, Any]) -> bytes:
+    """The bytes of a bundle file, or IntegrityError: missing, of another length or changed."""
+    if path.is_symlink() or not path.is_file():
+        raise IntegrityError(f"{path.name} is missing from the bundle; export it again")
+    if path.stat().st_size != entry["bytes"]:
+        raise IntegrityError(
+            f"{path.name} has {path.stat().st_size} bytes, the manifest says {entry['bytes']}"
+        )
+    data = path.read_bytes()
+    if sha256(data) != entry["sha256"]:
+        raise IntegrityError(f"{path.name} was changed after the export: its SHA-256 differs")
+    return data
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical(table: object) -> str:
+    """One spelling per value, so that equal manifests are equal bytes."""
+    return json.dumps(table, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=True) + "\n"

@@ -1,0 +1,208 @@
+"""tier-infer: score studies, offline. The only file of the runtime that prints or exits."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tier_infer.errors import TierError
+
+VERBS = ("evaluate",)
+DEVICE_HELP = "Where the graph runs; auto may choose and says what it chose."
+
+
+class ScoreOrVerb(click.Group):
+    """`tier-infer STUDY…` scores; a verb as the first word does something else.
+
+    A path always means score: a file that is called like a verb is written ./evaluate.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help", "--version")):
+            args = ["score", *args]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TierError as error:
+            if "--debug" in sys.argv:
+                raise
+            click.echo(f"tier-infer: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage("tier-infer", "STUDY... [OPTIONS]  |  evaluate LABELS.csv [OPTIONS]")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options of scoring stand on the first page: scoring is the command."""
+        click.Command.format_options(self.commands["score"], ctx, formatter)
+        with formatter.section("Further verbs"):
+            formatter.write_dl([(v, self.commands[v].get_short_help_str(70)) for v in VERBS])
+
+
+def device_option(command: Any) -> Any:
+    command = click.option(
+        "--debug", is_flag=True, help="Show the traceback of an error; it may hold file content."
+    )(command)
+    command = click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "fp16"]),
+        default="auto",
+        help="Which encoder of the bundle; auto takes fp32 on a CPU, fp16 on CUDA.",
+    )(command)
+    command = click.option(
+        "--device", default="auto", metavar="auto|cpu|cuda", help=DEVICE_HELP, show_default=True
+    )(command)
+    return click.option(
+        "--bundle",
+        "bundle_dir",
+        envvar="TIER_BUNDLE",
+        default="bundle",
+        metavar="DIR",
+        help="Folder that tier-export wrote; else TIER_BUNDLE, else ./bundle.",
+    )(command)
+
+
+@click.group(
+    cls=ScoreOrVerb,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Score chest radiographs (DICOM, PNG, JPEG) for findings written in plain words.\n\n"
+    "STUDY is a file, several files or a folder. Research use only, not for diagnostic use.",
+)
+@click.version_option(package_name="tier-cxr")
+def main() -> None:
+    pass
+
+
+@main.command("score", hidden=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("study", nargs=-1, required=True)
+@click.option("--labels", metavar="A,B", help="Findings, e.g. cardiomegaly,edema. Default: all.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--csv", "as_csv", is_flag=True, help="One CSV row per image and label on stdout.")
+@click.option("--heatmaps", metavar="DIR", help="Write one overlay PNG per image and label.")
+@device_option
+def score(
+    study: tuple[str, ...],
+    labels: str | None,
+    as_json: bool,
+    as_csv: bool,
+    heatmaps: str | None,
+    bundle_dir: str,
+    device: str,
+    precision: str,
+    debug: bool,
+) -> None:
+    """Score studies."""
+    from tier_infer import output
+    from tier_infer.bundle import load_bundle
+    from tier_infer.engine import Engine
+    from tier_infer.images import find_images
+    from tier_infer.overlay import write_overlays
+    from tier_infer.scoring import group_studies, score_images, select_labels
+
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
+    paths = find_images(study)
+    bundle = load_bundle(Path(bundle_dir))
+    asked = [part for part in labels.split(",") if part.strip()] if labels is not None else None
+    selection = select_labels(bundle, asked)
+    engine = Engine(bundle, device, precision)
+    keep = heatmaps is not None
+    studies = group_studies(score_images(paths, bundle, engine, selection, keep))
+    if heatmaps is not None:
+        geometry = bundle.manifest.resolved_geometry()
+        for path in write_overlays(studies, geometry, Path(heatmaps)):
+            click.echo(f"wrote {path}", err=True)
+    code = output.exit_code(studies)
+    if as_json:
+        click.echo(output.to_json(studies, bundle, engine))
+    elif as_csv:
+        click.echo(output.to_csv(studies), nl=False)
+    elif code != 3:
+        click.echo(output.to_table(studies, bundle, engine, selection))
+    if code != 0:
+        for image in (i for s in studies for i in s.images if i.status != "scored"):
+            click.echo(f"tier-infer: {image.path}: {image.message}", err=True)
+    click.get_current_context().exit(code)
+
+
+@main.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("labels_csv", type=click.Path(exists=True, dir_okay=False))
+@click.option("--labels", metavar="A,B", help="Default: the default set's labels that have a column.")
+@click.option("--split", help="Use only rows with this value in the split column.")
+@click.option("--group-by", metavar="COLUMN", help="AUC per value too; `folder` is the image's folder.")
+@click.option("--scores", metavar="FILE", help="Write image_path,label,score for every scored image.")
+@click.option("--draws", default=1000, show_default=True, help="Bootstrap resamples of patients.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@device_option
+def evaluate(
+    labels_csv: str,
+    labels: str | None,
+    split: str | None,
+    group_by: str | None,
+    scores: str | None,
+    draws: int,
+    as_json: bool,
+    bundle_dir: str,
+    device: str,
+    precision: str,
+    debug: bool,
+) -> None:
+    """AUC with bootstrap intervals on a CSV of labelled images."""
+    from tier_infer.bundle import load_bundle
+    from tier_infer.engine import Engine
+    from tier_infer.evaluate import evaluate as run
+    from tier_infer.evaluate import read_labels
+
+    bundle = load_bundle(Path(bundle_dir))
+    images = read_labels(Path(labels_csv), split)
+    engine = Engine(bundle, device, precision)
+    asked = labels.split(",") if labels else None
+    table, results = run(images, bundle, engine, asked, group_by, draws)
+    scored = sum(r.status == "scored" for r in results)
+    if scores is not None:
+        _write_scores(Path(scores), [row["image_path"] for row in images.rows], results)
+    if as_json:
+        rows = [{k: _finite(v) for k, v in asdict(row).items()} for row in table]
+        identity = {"name": bundle.manifest.name, "sha256": bundle.manifest.bundle_sha256}
+        report = {"schema": "tier-infer-evaluate/1", "bundle": identity, "device": engine.device}
+        report |= {"precision": engine.precision, "images": len(results), "scored": scored, "auc": rows}
+        click.echo(json.dumps(report, indent=1, allow_nan=False))
+    else:
+        click.echo(f"{scored} of {len(results)} images scored, {engine.device} {engine.precision}")
+        click.echo(f"{'label':<28} {'group':<20} {'AUC':>6}  {'95 % interval':<15}  pos / neg")
+        for row in table:
+            interval = f"{row.low:.3f} - {row.high:.3f}"
+            click.echo(
+                f"{row.label:<28} {row.group:<20} {row.auc:6.3f}  {interval:<15}  "
+                f"{row.positives} / {row.negatives}"
+            )
+    for result in (r for r in results if r.status != "scored"):
+        click.echo(f"tier-infer: {result.path}: {result.message}", err=True)
+    failed = any(r.status == "failed" for r in results)
+    click.get_current_context().exit(3 if not scored else 8 if failed else 0)
+
+
+def _finite(value: object) -> object:
+    """JSON has no NaN: an AUC with one class only is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_scores(path: Path, names: list[str], results: list[Any]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("image_path", "label", "score"))
+        for name, result in zip(names, results, strict=True):
+            writer.writerows((name, label, repr(z)) for label, z in result.scores.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""onnxruntime, strictly: the device that was asked for runs the graph, or DeviceError.
+
+onnxruntime itself falls back to the CPU with a line in the log, and `get_available_providers()`
+lists GPUs that aren't there; only a session tells where it runs.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tier_infer.bundle import ENCODERS, Bundle
+from tier_infer.errors import DeviceError, FailedImage, IntegrityError, UsageError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+DEVICES = ("auto", "cpu", "cuda", "tensorrt")
+BATCH = 16  # images per run; bounds memory, not results
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    image: NDArray[np.float32]  # [N, D], unit norm
+    patches: NDArray[np.float32]  # [N, 7, 7, D], unit norm over D
+
+
+class Engine:
+    """One encoder session on one device."""
+
+    def __init__(self, bundle: Bundle, device: str = "auto", precision: str = "auto") -> None:
+        geometry = bundle.manifest.resolved_geometry()
+        self._shape = (geometry.crop, geometry.crop)
+        self.device, self.precision, self._session = _open_encoder(bundle, device, precision)
+
+    def encode(self, pixels: NDArray[np.uint8]) -> Embeddings:
+        """pixels: uint8 [N, H, W], N ≥ 1. Raises FailedImage when an output is not finite."""
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != self._shape:
+            raise ValueError(f"pixels must be uint8 [N, {self._shape[0]}, {self._shape[1]}]")
+        parts = [
+            self._session.run(["image_embedding", "patch_embeddings"], {"pixels": part})
+            for part in np.split(pixels, range(BATCH, len(pixels), BATCH))
+        ]
+        image = np.concatenate([part[0] for part in parts])
+        patches = np.concatenate([part[1] for part in parts])
+        if not (np.isfinite(image).all() and np.isfinite(patches).all()):
+            raise FailedImage("not_finite", "the encoder's output is not finite")
+        return Embeddings(image, patches)
+
+
+class QueryTable:
+    """One label set: embeddings [M, D] → scores [M, L], whatever the M rows are."""
+
+    def __init__(self, bundle: Bundle, set_id: str) -> None:
+        self.set_id = set_id
+        self._session = open_session(bundle.query_graph(set_id), "cpu")  # one small product
+        meta: dict[str, Any] = self._session.get_modelmeta().custom_metadata_map
+        try:
+            self.labels: list[dict[str, Any]] = json.loads(meta["labels"])
+            self.ids = [str(label["id"]) for label in self.labels]
+        except (KeyError, TypeError, ValueError):
+            raise IntegrityError(f"label set {set_id} carries no label list") from None
+
+    def scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """embeddings: float32 [M, D] → float32 [M, L], Z of eq. 4 in [−2, 2]."""
+        result: NDArray[np.float32] = self._session.run(["scores"], {"embeddings": embeddings})[0]
+        return result
+
+
+def _open_encoder(
+    bundle: Bundle, device: str, precision: str
+) -> tuple[str, str, onnxruntime.InferenceSession]:
+    """'auto' tries the GPU where onnxruntime was built for one; every other device is strict."""
+    if device not in DEVICES:
+        raise UsageError(f"device {device!r} is unknown; allowed: {', '.join(DEVICES)}")
+    if device == "tensorrt":
+        raise DeviceError("the bundle holds no TensorRT engine for this machine; use --device cpu")
+    if device == "auto":
+        if PROVIDERS["cuda"] in _onnxruntime().get_available_providers():
+            try:
+                return _open_encoder(bundle, "cuda", precision)
+            except DeviceError:
+                pass  # the CPU is granted below, and every output says so
+        return _open_encoder(bundle, "cpu", precision)
+    if precision == "auto":  # FP16 gains nothing on a CPU, where it is computed in float32
+        half = device == "cuda" and ENCODERS["fp16"] in bundle.manifest.files
+        precision = "fp16" if half else "fp32"
+    return device, precision, open_session(bundle.encoder(precision), device)
+
+
+def open_session(graph: bytes, device: str) -> onnxruntime.InferenceSession:
+    ort = _onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised below, in our words
+    provider = PROVIDERS[device]
+    if provider not in ort.get_available_providers():
+        raise DeviceError(
+            f"device {device} is not available: the installed onnxruntime is a CPU build; "
+            "install it with pip install 'tier-cxr[gpu]', or use --device cpu"
+        )
+    if device == "cuda":
+        ort.preload_dlls()
+        # Without this an operator that the GPU lacks would run on the CPU without a word.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        session = ort.InferenceSession(graph, options, providers=[provider])
+    except Exception as error:  # onnxruntime raises bare pybind classes
+        if device == "cpu":
+            raise IntegrityError(f"onnxruntime can't load the graph: {error}") from None
+        raise DeviceError(f"device {device} can't run this bundle: {error}") from None
+    if session.get_providers()[0] != provider:
+        raise DeviceError(f"device {device} was asked for, onnxruntime gave {session.get_providers()}")
+    return session
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UsageError(
+            "no inference engine is installed; pip install 'tier-cxr[cpu]' "
+            "(or 'tier-cxr[gpu]' on a machine with an NVIDIA GPU, never both)"
+        ) from None
+    return onnxruntime

@@ -1,0 +1,110 @@
+"""Any input file → one 8-bit radiograph. DICOM goes through the intensity preset, PNG and JPEG
+files of 8 bits are taken as they are: they already went through somebody's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tier_infer.dicom import MAX_PIXELS, read_dicom
+from tier_infer.errors import FailedImage, NotEvaluated, UsageError
+from tier_infer.intensity import to_8bit
+
+IMAGE_SUFFIXES = ("", ".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg")
+ORIENTATION = 0x0112  # Exif tag
+MAX_COLOUR_DIFFERENCE = 2  # grey levels between channels that JPEG may leave in a grey picture
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """`grey`: uint8 [H, W], bright = dense, patient's right on the left of the picture."""
+
+    grey: NDArray[np.uint8]
+    view: str
+    flags: tuple[str, ...]
+    study_key: str | None = None
+    instance_key: str | None = None
+
+
+def find_images(paths: Iterable[str]) -> list[str]:
+    """Files as given; a folder gives its files, recursively and in a fixed order."""
+    found: list[str] = []
+    for given in paths:
+        path = Path(given)
+        if path.is_dir():
+            inside = sorted(
+                str(p) for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")
+            )
+            if not inside:
+                raise FailedImage("empty_folder", f"{given} holds no files")
+            found.extend(inside)
+        elif path.is_file():
+            found.append(given)
+        else:
+            raise UsageError(f"{given} does not exist; give a DICOM, PNG or JPEG file or a folder")
+    return found
+
+
+def load_image(path: Path, intensity: str) -> Radiograph:
+    """Raises NotEvaluated or FailedImage with a reason; see `errors`."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+    except OSError as error:
+        raise FailedImage("unreadable", f"the file can't be opened ({error.strerror})") from None
+    if head[128:132] == b"DICM":
+        image = read_dicom(path)
+        try:
+            grey = to_8bit(image.stored, intensity, image.inverted)
+        except FailedImage as refusal:
+            refusal.study_key, refusal.view = image.study_key, image.view
+            raise
+        return Radiograph(grey, image.view, image.flags, image.study_key, image.instance_key)
+    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+        return _read_picture(path)
+    # A stray README in a study folder is no failure of the study; a broken .dcm is.
+    refusal = FailedImage if path.suffix.lower() in IMAGE_SUFFIXES else NotEvaluated
+    raise refusal(
+        "not_an_image", "the file is neither DICOM (no DICM prefix), PNG nor JPEG by its content"
+    )
+
+
+def _read_picture(path: Path) -> Radiograph:
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise FailedImage("too_large", f"the image has more than {MAX_PIXELS} pixels")
+            image.load()
+            turned = ImageOps.exif_transpose(image)
+    except FailedImage:
+        raise
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+        kind = type(error).__name__
+        raise FailedImage("decode", f"the picture can't be decoded ({kind})") from None
+    grey = _grey(turned)
+    if grey.min() == grey.max():
+        raise FailedImage("constant_image", "every pixel has the same value, so there is no picture")
+    rotated = image.getexif().get(ORIENTATION, 1) != 1
+    return Radiograph(grey, "unknown", ("exif_rotated",) if rotated else ())
+
+
+def _grey(image: Image.Image) -> NDArray[np.uint8]:
+    """uint8 [H, W]. 16-bit PNG: clip(x // 255), as TIER's PadChest reader does (peers: x / 255)."""
+    if image.mode == "L":
+        return np.array(image)
+    if image.mode.startswith("I;16") or image.mode == "I":
+        wide = np.array(image).astype(np.int64)
+        return (wide // 255).clip(0, 255).astype(np.uint8)
+    if image.mode == "RGB":
+        colour = np.array(image).astype(np.int16)
+        if np.ptp(colour, axis=2).max() <= MAX_COLOUR_DIFFERENCE:
+            return np.array(image.convert("L"))
+        raise NotEvaluated("colour", "the picture is in colour; only grey radiographs are scored")
+    raise FailedImage(
+        "pixel_format", f"the picture has pixel format {image.mode}; allowed: 8- or 16-bit grey, RGB"
+    )

@@ -1,0 +1,119 @@
+"""Label sets: which findings, and the sentences that ask for them. A small TOML file each.
+
+    set = "lungs"
+    negative = ["The lungs are clear."]          # for every label that has none of its own
+    [[label]]
+    id = "pneumonia"                             # what --labels takes
+    name = "Pneumonia"                           # what people read; default: from the id
+    positive = ["Pneumonia is present."]
+    codes = { SNOMED = "233604007" }             # optional
+
+Instead of prompts a set may give templates, `positive_template = "{} is present."`.
+A label without any negative sentence is scored against nothing (q⁻ = 0).
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tier_infer.errors import UsageError
+
+FOLDER = Path(__file__).with_name("label_sets")
+_ID = re.compile(r"[a-z0-9][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Label:
+    id: str
+    name: str
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+    codes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    id: str
+    labels: tuple[Label, ...]
+
+
+def normal_id(text: str) -> str:
+    """'Pleural Effusion', 'pleural-effusion' and 'PLEURAL_EFFUSION' are one label."""
+    return re.sub(r"[\s_\-]+", "_", text.strip().lower())
+
+
+def load_label_set(source: str) -> LabelSet:
+    """A packaged set by name (`chexpert`) or any TOML file by path."""
+    packaged = FOLDER / f"{source}.toml"
+    path = packaged if _ID.fullmatch(source) and packaged.is_file() else Path(source)
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
+        raise UsageError(f"label set {source!r} is neither a packaged set ({names}) nor a TOML file")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"label set file {source} is not valid TOML: {error}") from error
+    return parse_label_set(table, source)
+
+
+def set_from_names(set_id: str, names: list[str]) -> LabelSet:
+    """PadChest-style queries for bare names: 'X is present.' against 'No X.' (TIER, section 2.4)."""
+    labels = [{"id": normal_id(name), "name": name} for name in names]
+    templates = {"positive_template": "{} is present.", "negative_template": "No {}."}
+    return parse_label_set({"set": set_id, "label": labels, **templates}, set_id)
+
+
+def parse_label_set(table: dict[str, Any], source: str) -> LabelSet:
+    known = {"set", "negative", "positive_template", "negative_template", "label"}
+    _refuse_unknown(table, known, source)
+    rows = table.get("label")
+    set_id = table.get("set")
+    if not isinstance(set_id, str) or not _ID.fullmatch(set_id):
+        raise UsageError(f"label set {source}: `set` must be a lower-case word, got {set_id!r}")
+    if not isinstance(rows, list) or not rows:
+        raise UsageError(f"label set {source} has no [[label]] entry")
+    labels = tuple(_parse_label(row, table, source) for row in rows)
+    ids = [label.id for label in labels]
+    if len(set(ids)) != len(ids):
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        raise UsageError(f"label set {source} names a label twice: {', '.join(twice)}")
+    return LabelSet(set_id, labels)
+
+
+def _parse_label(row: dict[str, Any], table: dict[str, Any], source: str) -> Label:
+    _refuse_unknown(row, {"id", "name", "positive", "negative", "codes"}, source)
+    label_id = normal_id(str(row.get("id", "")))
+    if not _ID.fullmatch(label_id):
+        raise UsageError(f"label set {source}: {row.get('id')!r} is no label id")
+    name = str(row.get("name", label_id.replace("_", " ").capitalize()))
+    positive = _prompts(row.get("positive"), table.get("positive_template"), name)
+    negative = _prompts(
+        row.get("negative", table.get("negative")), table.get("negative_template"), name
+    )
+    if not positive:
+        raise UsageError(f"label set {source}: label {label_id} has no positive sentence")
+    return Label(label_id, name, positive, negative, dict(row.get("codes", {})))
+
+
+def _prompts(given: object, template: object, name: str) -> tuple[str, ...]:
+    """Sentences as written, else the template with the name in it; a sentence starts in upper case."""
+    if given is not None:
+        if not isinstance(given, list) or not all(isinstance(p, str) and p.strip() for p in given):
+            raise UsageError(f"the prompts of {name} must be a list of sentences")
+        return tuple(given)
+    if isinstance(template, str):
+        lowered = name if name.isupper() else name.lower()
+        sentence = template.format(lowered)
+        return (sentence[:1].upper() + sentence[1:],)
+    return ()
+
+
+def _refuse_unknown(table: dict[str, Any], known: set[str], source: str) -> None:
+    unknown = sorted(set(table) - known)
+    if unknown:
+        allowed = ", ".join(sorted(known))
+        raise UsageError(f"label set {source} has unknown keys {', '.join(unknown)}; allowed: {allowed}")

@@ -1,0 +1,216 @@
+"""The manifest dataset: one CSV, one row per image.
+
+    image_path   relative to the CSV's folder; DICOM, PNG or JPEG
+    patient_id   any text; a patient stands in one split only
+    split        train, val or test
+    text         optional: the impression; without it a caption is made of the labels
+    view         optional: `lateral` for laterals
+    intensity    optional: how DICOM pixels became the 8 bits of these images (tier_infer.intensity)
+    any other    a label column if its cells are 1, 0 or empty; empty means unknown, not negative
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tier_infer.errors import RefusedImage, UsageError
+from tier_infer.geometry import Geometry, center_crop, resize_short_side
+from tier_infer.images import load_image
+from tier_infer.intensity import PRESETS, looks_equalised
+from tier_infer.label_sets import LabelSet, load_label_set, normal_id, set_from_names
+from tier_train.captions import caption
+
+REQUIRED = ("image_path", "patient_id", "split")
+OPTIONAL = ("text", "view", "intensity")
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Row:
+    image_path: str  # as the CSV has it
+    split: str
+    text: str
+    labels: dict[str, int]  # column name → 1 or 0; unknown is absent
+    number: int  # line in the CSV, for messages
+
+    def caption(self, seed: int, epoch: int) -> str:
+        """The impression, else a caption of the labels, drawn anew for every epoch."""
+        return self.text or caption(self.labels, np.random.default_rng([seed, self.number, epoch]))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    path: Path
+    rows: tuple[Row, ...]
+    label_columns: tuple[str, ...]
+    intensity: str  # "" when the CSV names none
+    views: tuple[str, ...]
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.path.parent.resolve().name}/{self.path.name}"
+
+    def split(self, name: str) -> list[Row]:
+        return [row for row in self.rows if row.split == name]
+
+
+def read_manifest(path: Path, skip_bad: bool = False) -> Manifest:
+    """Raises UsageError for anything that would train on other pairs than the user meant."""
+    try:
+        raw = path.read_bytes()
+        reader = csv.DictReader(raw.decode("utf-8-sig").splitlines())
+        table = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"manifest {path} can't be read as CSV: {error}") from error
+    columns = list(reader.fieldnames or [])
+    missing = [c for c in REQUIRED if c not in columns]
+    if missing or not table:
+        raise UsageError(
+            f"manifest {path} needs rows and the columns {', '.join(REQUIRED)}; "
+            f"missing: {', '.join(missing) or 'rows'}"
+        )
+    _check_splits(table)
+    label_columns = tuple(c for c in columns if c not in REQUIRED + OPTIONAL and _is_label(c, table))
+    table = _drop_missing(path, table, skip_bad)
+    rows = tuple(_row(cells, label_columns) for cells in table)
+    empty = [row.number for row in rows if not row.text and not row.labels]
+    if empty:
+        raise UsageError(
+            f"{len(empty)} manifest rows have neither text nor a label, the first is line {empty[0]}"
+        )
+    lateral = any((c.get("view") or "").strip().lower() in ("lateral", "ll", "rl") for c in table)
+    views = ("frontal", "lateral") if lateral else ("frontal",)
+    digest = hashlib.sha256(raw).hexdigest()
+    return Manifest(path, rows, label_columns, _intensity(table), views, digest)
+
+
+def load_squares(
+    manifest: Manifest, rows: list[Row], intensity: str, geometry: Geometry, skip_bad: bool = False
+) -> tuple[list[Row], NDArray[np.uint8]]:
+    """uint8 [N, R, R], R = geometry.resize: the centre that crops are cut from, and its rows.
+
+    An image that is refused stops the run, named and counted, unless skip_bad leaves it out.
+    """
+    kept: list[Row] = []
+    squares: list[NDArray[np.uint8]] = []
+    refused: list[str] = []
+    for row in rows:
+        try:
+            image = load_image(manifest.path.parent / row.image_path, intensity)
+            grey = resize_short_side(image.grey, geometry.resize)
+        except RefusedImage as refusal:
+            refused.append(f"line {row.number}, {row.image_path}: {refusal}")
+            continue
+        kept.append(row)
+        squares.append(center_crop(grey, geometry.resize))
+    if refused and not skip_bad:
+        raise UsageError(
+            f"{len(refused)} images of the manifest are refused, the first at {refused[0]}; "
+            "mend them, or leave them out with --skip-bad"
+        )
+    if not kept:
+        return [], np.empty((0, geometry.resize, geometry.resize), np.uint8)
+    return kept, np.stack(squares)
+
+
+def resolve_intensity(manifest: Manifest, named: str) -> tuple[str, str]:
+    """The preset that DICOM files will get at inference, and the words that say why.
+
+    8-bit files are taken as they are, so the choice can't change training; it decides what a DICOM
+    looks like to this network later. Files that were equalised are recognised by their histograms.
+    """
+    if named:
+        return named, "named by the recipe"
+    if manifest.intensity:
+        return manifest.intensity, "named by the manifest"
+    rows = manifest.rows[:: max(1, len(manifest.rows) // 64)]
+    if not all(Path(r.image_path).suffix.lower() in (".jpg", ".jpeg") for r in rows):
+        raise UsageError(
+            "the manifest names no intensity preset and its files are not all 8-bit JPEG; add a "
+            f"column `intensity` or --set intensity=… ({', '.join(PRESETS)})"
+        )
+    flat = [looks_equalised(load_image(manifest.path.parent / r.image_path, "minmax").grey) for r in rows]
+    preset = "mimic-jpg" if np.mean(flat) > 0.5 else "minmax"
+    return preset, (
+        f"the manifest names none; {sum(flat)} of {len(flat)} sampled JPEGs have equalised histograms"
+    )
+
+
+def truth_table(rows: list[Row], labels: dict[str, str]) -> dict[str, NDArray[np.float32]]:
+    """label id → float32 [N] of 1, 0 or NaN (unknown); `labels` maps ids to manifest columns."""
+    return {
+        label_id: np.array([row.labels.get(column, np.nan) for row in rows], np.float32)
+        for label_id, column in labels.items()
+    }
+
+
+def validation_labels(manifest: Manifest) -> tuple[LabelSet, dict[str, str]]:
+    """Queries for the label columns: CheXpert's prompts where they exist, else 'X is present.'"""
+    columns = {normal_id(c): c for c in manifest.label_columns if normal_id(c) != "no_finding"}
+    chexpert = [label for label in load_label_set("chexpert").labels if label.id in columns]
+    rest = [c for i, c in columns.items() if i not in {label.id for label in chexpert}]
+    others = list(set_from_names("manifest", rest).labels) if rest else []
+    return LabelSet("manifest", (*chexpert, *others)), columns
+
+
+def _check_splits(table: list[dict[str, str]]) -> None:
+    seen: dict[str, tuple[str, int]] = {}
+    for number, cells in enumerate(table, start=2):
+        split, patient = (cells["split"] or "").strip(), (cells["patient_id"] or "").strip()
+        if split not in SPLITS:
+            raise UsageError(f"manifest line {number}: split is {split!r}, allowed: {', '.join(SPLITS)}")
+        if not patient:
+            raise UsageError(f"manifest line {number}: patient_id is empty")
+        first_split, first_line = seen.setdefault(patient, (split, number))
+        if first_split != split:  # the id itself is not printed
+            raise UsageError(
+                f"one patient stands in two splits: {first_split} in line {first_line}, "
+                f"{split} in line {number}; scores on such a split would be too good"
+            )
+
+
+def _is_label(column: str, table: list[dict[str, str]]) -> bool:
+    values = [(n, (cells[column] or "").strip()) for n, cells in enumerate(table, start=2)]
+    filled = [(n, v) for n, v in values if v]
+    odd = [(n, v) for n, v in filled if v not in ("0", "1", "0.0", "1.0")]
+    if odd and len(odd) < 0.1 * len(filled):
+        raise UsageError(
+            f"manifest line {odd[0][0]}: column {column!r} must be 1, 0 or empty, as its other cells"
+        )
+    return bool(filled) and not odd
+
+
+def _drop_missing(path: Path, table: list[dict[str, str]], skip: bool) -> list[dict[str, str]]:
+    for number, cells in enumerate(table, start=2):
+        cells["#"] = str(number)
+    present = [c for c in table if (path.parent / c["image_path"]).is_file()]
+    if len(present) < len(table) and not skip:
+        first = next(c for c in table if not (path.parent / c["image_path"]).is_file())
+        raise UsageError(
+            f"{len(table) - len(present)} of {len(table)} images of the manifest do not exist, the "
+            f"first is {first['image_path']} (line {first['#']}); mend the paths, or leave the rows "
+            "out with --skip-bad"
+        )
+    return present
+
+
+def _row(cells: dict[str, str], label_columns: tuple[str, ...]) -> Row:
+    labels = {c: int(float(cells[c])) for c in label_columns if (cells[c] or "").strip()}
+    text = (cells.get("text") or "").strip()
+    return Row(cells["image_path"], cells["split"].strip(), text, labels, int(cells["#"]))
+
+
+def _intensity(table: list[dict[str, str]]) -> str:
+    names = {(cells.get("intensity") or "").strip() for cells in table}
+    if names <= {""}:
+        return ""
+    if len(names) > 1 or not names <= set(PRESETS):
+        raise UsageError(f"the manifest's intensity column must hold one of {', '.join(PRESETS)}")
+    return names.pop()

@@ -1,0 +1,71 @@
+"""Zero-shot scores in PyTorch: eq. 3 and eq. 4 of TIER, the reference that the export is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tier_infer.label_sets import LabelSet
+from tier_infer.metrics import roc_auc
+from tier_train.image_encoder import unit_norm
+from tier_train.model import DualEncoder
+from tier_train.text_encoder import Tokenizer, embed_prompts
+
+
+def query_table(model: DualEncoder, tokenizer: Tokenizer, labels: LabelSet) -> Tensor:
+    """float32 [L, D]: q⁺ − q⁻ of every label; q⁻ = 0 for a label without negatives."""
+    rows = []
+    for label in labels.labels:
+        q = _query(model, tokenizer, label.positive)
+        rows.append(q - _query(model, tokenizer, label.negative) if label.negative else q)
+    return torch.stack(rows)
+
+
+def _query(model: DualEncoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> Tensor:
+    """eq. 3: unit-norm prompt embeddings, averaged, renormalised. One by one: no padding in sight."""
+    each = [embed_prompts(model.words, tokenizer, [prompt])[0] for prompt in prompts]
+    return unit_norm(torch.stack(each).mean(0))
+
+
+@torch.no_grad()
+def encode_images(
+    model: DualEncoder, pixels: NDArray[np.uint8], batch: int = 64
+) -> tuple[Tensor, Tensor]:
+    """uint8 [N, H, W] → image_e [N, D], patch_e [N, 7, 7, D], in eval mode."""
+    was_training = model.training
+    model.eval()
+    parts = [
+        model.encode_image(torch.from_numpy(np.ascontiguousarray(pixels[i : i + batch])))
+        for i in range(0, len(pixels), batch)
+    ]
+    model.train(was_training)
+    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+def zero_shot_auc(
+    model: DualEncoder,
+    tokenizer: Tokenizer,
+    pixels: NDArray[np.uint8],
+    truth: dict[str, NDArray[np.float32]],
+    labels: LabelSet,
+) -> dict[str, float]:
+    """AUC per label id; truth has 1, 0 or NaN (masked) per image. Labels with one class are left out."""
+    if not len(pixels) or not labels.labels:
+        return {}
+    image_e, _ = encode_images(model, pixels)
+    was_training = model.training
+    model.eval()
+    scores = (image_e @ query_table(model, tokenizer, labels).T).numpy()  # [N, L], eq. 4
+    model.train(was_training)
+    areas = {}
+    for column, label in enumerate(labels.labels):
+        y = truth[label.id]
+        known = ~np.isnan(y)
+        area = roc_auc(y[known], scores[known, column])
+        if not np.isnan(area):
+            areas[label.id] = area
+    return areas

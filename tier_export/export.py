@@ -17,7 +17,6 @@ from tier_export.parity import (
     Crops,
     Encode,
     Floats,
-    Outputs,
     Score,
     check,
     compare,
@@ -70,11 +69,12 @@ def export(
 def measure(
     checkpoint: Checkpoint, files: Files, queries: Files, sets: list[LabelSet], crops: Crops
 ) -> dict[str, dict[str, Any]]:
-    """parity: precision → worst figures and, under `proofs`, the figures of each machine's proof."""
+    """parity: precision → worst figures and, under `proofs`, each machine's proof."""
     with torch.no_grad():
         tables = {s.id: query_table(checkpoint.model, checkpoint.tokenizer, s) for s in sets}
     reference = {
-        s.id: outputs(torch_encoder(checkpoint), torch_score(tables[s.id]), crops.pixels) for s in sets
+        s.id: outputs(torch_encoder(checkpoint), torch_score(tables[s.id]), crops.pixels)
+        for s in sets
     }
     report: dict[str, dict[str, Any]] = {
         "crops": {"source": crops.source, "sha256": sha256(crops.pixels.tobytes())}
@@ -119,7 +119,7 @@ def half_encoder(checkpoint: Checkpoint) -> Encode:
     half = HalfEncoder(checkpoint.model)
 
     def encode(pixels: NDArray[Any]) -> tuple[Floats, Floats]:
-        parts = [half(part) for part in torch.from_numpy(pixels).split(16)]
+        parts = [half(part) for part in torch.split(torch.from_numpy(pixels), 16)]
         return torch.cat([p[0] for p in parts]).numpy(), torch.cat([p[1] for p in parts]).numpy()
 
     return encode
@@ -143,7 +143,10 @@ def describe(
 ) -> Manifest:
     recipe = checkpoint.recipe
     precision = {file: p for p, file in ENCODERS.items()}
-    query_io = {"inputs": {"embeddings": ["M", recipe.embed_dim]}, "outputs": {"scores": ["M", "L"]}}
+    query_io = {
+        "inputs": {"embeddings": ["M", recipe.embed_dim]},
+        "outputs": {"scores": ["M", "L"]},
+    }
     geometry = asdict(GEOMETRIES[recipe.geometry])
     return Manifest(
         name=name,
@@ -183,8 +186,10 @@ def describe(
 
 def check_target(target: Path) -> None:
     """Only a bundle is ever replaced: -o must not delete somebody's folder."""
-    if target.exists() and not (target / "manifest.json").is_file() and (
-        not target.is_dir() or any(target.iterdir())
+    if (
+        target.exists()
+        and not (target / "manifest.json").is_file()
+        and (not target.is_dir() or any(target.iterdir()))
     ):
         raise UsageError(f"{target} exists and is no bundle; choose another name with -o")
 

@@ -9,6 +9,7 @@ float32 too (`MIN_FAN_IN`).
 from __future__ import annotations
 
 import copy
+import itertools
 
 import numpy as np
 import onnx
@@ -43,7 +44,9 @@ def to_fp16(source: onnx.ModelProto) -> onnx.ModelProto:
     tower = nodes[first : last + 1]
     foreign = sorted({node.op_type for node in tower} - TOWER)
     if foreign:
-        raise RuntimeError(f"the tower holds {', '.join(foreign)}, which this converter leaves alone")
+        raise RuntimeError(
+            f"the tower holds {', '.join(foreign)}, which this converter leaves alone"
+        )
     _halve_weights(model, tower)
     # The half tensor keeps its name inside the tower; the two ends get float32 names of their own.
     entry, exit_ = nodes[first].input[0], nodes[last].output[0]
@@ -68,7 +71,10 @@ def to_fp16(source: onnx.ModelProto) -> onnx.ModelProto:
 def _halve_weights(model: onnx.ModelProto, tower: list[onnx.NodeProto]) -> None:
     inside = {name for node in tower for name in node.input}
     outside = {
-        name for node in model.graph.node if not any(node is t for t in tower) for name in node.input
+        name
+        for node in model.graph.node
+        if not any(node is t for t in tower)
+        for name in node.input
     }
     for tensor in model.graph.initializer:
         if tensor.name not in inside or tensor.data_type != TensorProto.FLOAT:
@@ -92,39 +98,40 @@ class HalfEncoder(nn.Module):
     """The same arithmetic in torch, with half activations: what a GPU does and onnxruntime on a CPU
     does not (there FP16 graphs are computed in float32)."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()
-        self.tower = fold(model.image)
-        trunk, stem = self.tower[0], self.tower[0].conv1
-        self.tower.half()
+        self.image = fold(model.image)
+        stem = copy.deepcopy(self.image.trunk.conv1)
+        self.image.half()
         if stem.weight[0].numel() < MIN_FAN_IN:  # then half begins behind the max-pool
-            trunk.conv1 = fold(model.image)[0].conv1  # not .float(): its weights are rounded by now
-            trunk.maxpool.register_forward_hook(lambda _, args, x: x.half())
-        self.global_pool = model.image.global_pool
+            self.image.trunk.conv1 = stem  # not .float(): its weights would be rounded by then
+            self.image.trunk.maxpool.register_forward_hook(lambda _, args, x: x.half())
         self.register_buffer("mean", model.mean)
         self.register_buffer("std", model.std)
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """pixels: uint8 [N, H, W] → image_e [N, D], patch_e [N, 7, 7, D], float32."""
-        x = normalise(pixels, self.mean, self.std)
-        projected = self.tower(x.to(self.tower[0].conv1.weight.dtype)).float().permute(0, 2, 3, 1)
+        x = normalise(pixels, self.mean, self.std).to(self.image.trunk.conv1.weight.dtype)
+        projected = self.image.proj(self.image.trunk(x)).float().permute(0, 2, 3, 1)
         patch_e = unit_norm(projected)
-        pooled = patch_e if self.global_pool == "norm_then_mean" else projected
+        pooled = patch_e if self.image.global_pool == "norm_then_mean" else projected
         return unit_norm(pooled.mean((1, 2))), patch_e
 
 
-def fold(image: ImageEncoder) -> nn.Sequential:
-    """Trunk and projection with every BatchNorm folded into the Conv before it; a copy."""
-    tower = nn.Sequential(copy.deepcopy(image.trunk), copy.deepcopy(image.proj)).eval()
-    for parent in list(tower.modules()):
-        names = list(parent._modules)
-        for conv_name, norm_name in zip(names, names[1:], strict=False):
+def fold(image: ImageEncoder) -> ImageEncoder:
+    """A copy with every BatchNorm folded into the Conv before it, as the exporter does."""
+    folded = copy.deepcopy(image).eval()
+    for parent in list(folded.modules()):
+        for conv_name, norm_name in itertools.pairwise(list(parent._modules)):
             conv, norm = parent._modules[conv_name], parent._modules[norm_name]
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 parent._modules[conv_name] = fuse_conv_bn_eval(conv, norm)
                 parent._modules[norm_name] = nn.Identity()
-    left = [name for name, module in tower.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    left = [name for name, module in folded.named_modules() if isinstance(module, nn.BatchNorm2d)]
     if left:
         raise RuntimeError(f"BatchNorm {left[0]} could not be folded")
-    return tower
+    return folded

@@ -29,6 +29,9 @@ IR_VERSION = 10
 class ImageEncoderGraph(nn.Module):
     """pixels: uint8 [N, H, W] → image_embedding [N, D], patch_embeddings [N, 7, 7, D], float32."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()
         self.image = model.image
@@ -41,7 +44,7 @@ class ImageEncoderGraph(nn.Module):
 
 
 def encoder_graph(model: DualEncoder, geometry: Geometry) -> onnx.ModelProto:
-    """The fp32 encoder, BatchNorm folded, one file, N dynamic; the same weights give equal bytes."""
+    """The fp32 encoder, BatchNorm folded, one file, N dynamic; equal weights give equal bytes."""
     wrapper = ImageEncoderGraph(model).eval()
     example = torch.zeros(2, geometry.crop, geometry.crop, dtype=torch.uint8)
     with quiet():

@@ -82,14 +82,14 @@ def onnx_query(graph: bytes) -> Score:
     return score
 
 
-def compare(
-    reference: Outputs, other: Outputs, labels: LabelSet, crops: Crops
-) -> dict[str, Any]:
-    """Observed differences; a shape that differs or a value that isn't finite is a breach at once."""
+def compare(reference: Outputs, other: Outputs, labels: LabelSet, crops: Crops) -> dict[str, Any]:
+    """Observed differences; another shape or a value that isn't finite is a breach at once."""
     for name in ("image", "patches", "scores", "cells"):
         a, b = getattr(reference, name), getattr(other, name)
         if a.shape != b.shape or not np.isfinite(b).all():
-            raise ParityError(f"{name}: shape {b.shape} for {a.shape}, or values that are not finite")
+            raise ParityError(
+                f"{name}: shape {b.shape} for {a.shape}, or values that are not finite"
+            )
     dz = np.abs(other.scores - reference.scores)  # [N, L]
     dcell = np.abs(other.cells - reference.cells)  # [N, L, 7, 7]
     return {

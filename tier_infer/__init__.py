@@ -1,9 +1,9 @@
 """The runtime: DICOM in, scores out, without PyTorch.
 
-    bundle = load_bundle(Path("bundle"))
-    engine = Engine(bundle, device="cpu")
-    selection = select_labels(bundle, ["cardiomegaly", "edema"])
-    studies = group_studies(score_images(["study.dcm"], bundle, engine, selection))
+bundle = load_bundle(Path("bundle"))
+engine = Engine(bundle, device="cpu")
+selection = select_labels(bundle, ["cardiomegaly", "edema"])
+studies = group_studies(score_images(["study.dcm"], bundle, engine, selection))
 """
 
 from __future__ import annotations

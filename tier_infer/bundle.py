@@ -98,8 +98,8 @@ def load_bundle(folder: Path) -> Bundle:
     path = folder / "manifest.json"
     if not folder.is_dir():
         raise UsageError(
-            f"no bundle at {folder}; write one with `tier-export ckpt.pt`, or name it with --bundle "
-            "or TIER_BUNDLE"
+            f"no bundle at {folder}; write one with `tier-export ckpt.pt`, or name it with "
+            "--bundle or TIER_BUNDLE"
         )
     if not path.is_file():
         raise IntegrityError(f"{folder} holds no manifest.json, so it is no bundle")
@@ -126,7 +126,9 @@ def parse_manifest(raw: bytes) -> Manifest:
     bundle_digest = table.pop("bundle_sha256", None)
     names = {f.name for f in fields(Manifest)}
     if set(table) != names:
-        raise IntegrityError(f"manifest.json has wrong keys: {', '.join(sorted(set(table) ^ names))}")
+        raise IntegrityError(
+            f"manifest.json has wrong keys: {', '.join(sorted(set(table) ^ names))}"
+        )
     lists = {"grid": tuple(table["grid"]), "views": tuple(table["views"])}
     manifest = Manifest(**(table | lists))
     intact = manifest.to_json().encode() == raw and manifest.bundle_sha256 == bundle_digest

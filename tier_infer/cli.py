@@ -25,7 +25,9 @@ class ScoreOrVerb(click.Group):
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help", "--version")):
+        if not args or (
+            args[0] not in self.commands and args[0] not in ("-h", "--help", "--version")
+        ):
             args = ["score", *args]
         return super().parse_args(ctx, args)
 
@@ -136,10 +138,16 @@ def score(
 
 @main.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("labels_csv", type=click.Path(exists=True, dir_okay=False))
-@click.option("--labels", metavar="A,B", help="Default: the default set's labels that have a column.")
+@click.option(
+    "--labels", metavar="A,B", help="Default: the default set's labels that have a column."
+)
 @click.option("--split", help="Use only rows with this value in the split column.")
-@click.option("--group-by", metavar="COLUMN", help="AUC per value too; `folder` is the image's folder.")
-@click.option("--scores", metavar="FILE", help="Write image_path,label,score for every scored image.")
+@click.option(
+    "--group-by", metavar="COLUMN", help="AUC per value too; `folder` is the image's folder."
+)
+@click.option(
+    "--scores", metavar="FILE", help="Write image_path,label,score for every scored image."
+)
 @click.option("--draws", default=1000, show_default=True, help="Bootstrap resamples of patients.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @device_option
@@ -173,8 +181,17 @@ def evaluate(
     if as_json:
         rows = [{k: _finite(v) for k, v in asdict(row).items()} for row in table]
         identity = {"name": bundle.manifest.name, "sha256": bundle.manifest.bundle_sha256}
-        report = {"schema": "tier-infer-evaluate/1", "bundle": identity, "device": engine.device}
-        report |= {"precision": engine.precision, "images": len(results), "scored": scored, "auc": rows}
+        report: dict[str, object] = {
+            "schema": "tier-infer-evaluate/1",
+            "bundle": identity,
+            "device": engine.device,
+        }
+        report |= {
+            "precision": engine.precision,
+            "images": len(results),
+            "scored": scored,
+            "auc": rows,
+        }
         click.echo(json.dumps(report, indent=1, allow_nan=False))
     else:
         click.echo(f"{scored} of {len(results)} images scored, {engine.device} {engine.precision}")

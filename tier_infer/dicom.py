@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset, config
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
-from pydicom.pixels import pixel_array
+from pydicom.pixels.utils import pixel_array
 
 from tier_infer.dicom_rules import (
     check_object,
@@ -84,7 +84,9 @@ def read_dicom(path: Path) -> StoredImage:
 def _parse(path: Path) -> Dataset:
     if path.stat().st_size > MAX_FILE_BYTES:
         limit = MAX_FILE_BYTES // 2**20
-        raise FailedImage("too_large", f"the file is larger than {limit} MiB, the limit for one image")
+        raise FailedImage(
+            "too_large", f"the file is larger than {limit} MiB, the limit for one image"
+        )
     _check_inflated(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom repeats header values in its warnings
@@ -139,7 +141,9 @@ def _decode(ds: Dataset) -> tuple[NDArray[np.integer], list[str]]:
             raw = pixel_array(ds, raw=True, decoding_plugin=plugin)
         except Exception as error:
             kind = type(error).__name__
-            raise FailedImage("decode", f"(7FE0,0010) PixelData can't be decoded ({kind})") from None
+            raise FailedImage(
+                "decode", f"(7FE0,0010) PixelData can't be decoded ({kind})"
+            ) from None
     if raw.shape != (int(ds.Rows), int(ds.Columns)):
         raise FailedImage("decode", "decoded pixels do not have the Rows and Columns of the header")
     return _stored_values(raw, bits_stored, signed=int(ds.PixelRepresentation) == 1)

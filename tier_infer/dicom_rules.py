@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
@@ -25,17 +24,88 @@ CHEST = ("CHEST", "THORAX", "LUNG", "CHESTABDOMEN", "CHEST_TO_ABDOMEN", "PORT CH
 FRONTAL = ("PA", "AP")
 LATERAL = ("LL", "RL", "LATERAL", "LAT")
 OBLIQUE = ("RLO", "LLO", "RAO", "LAO", "RPO", "LPO", "OBLIQUE", "LLD", "RLD")
-MODALITIES = set(
-    "CR DX DR CT MR US NM PT PET MG RF XA OT SC SR PR SEG REG RTDOSE RTPLAN RTSTRUCT RTIMAGE ES "
-    "XC OP OCT ECG DOC KO IO PX RG SM GM BI TG LS MS HD PLAN RWV".split()
-)
-BODY_PARTS = set(
-    "ABDOMEN ANKLE ARM BREAST CSPINE CLAVICLE ELBOW EXTREMITY FINGER FOOT FOREARM HAND HEAD HIP "
-    "HUMERUS KNEE LEG LSPINE NECK PELVIS RIB SHOULDER SKULL SPINE TSPINE TOE WRIST".split()
-)
-PHOTOMETRIC = set(
-    "MONOCHROME1 MONOCHROME2 RGB YBR_FULL YBR_FULL_422 YBR_ICT YBR_RCT YBR_PARTIAL_420".split()
-) | {"PALETTE COLOR"}
+MODALITIES = {
+    "CR",
+    "DX",
+    "DR",
+    "CT",
+    "MR",
+    "US",
+    "NM",
+    "PT",
+    "PET",
+    "MG",
+    "RF",
+    "XA",
+    "OT",
+    "SC",
+    "SR",
+    "PR",
+    "SEG",
+    "REG",
+    "RTDOSE",
+    "RTPLAN",
+    "RTSTRUCT",
+    "RTIMAGE",
+    "ES",
+    "XC",
+    "OP",
+    "OCT",
+    "ECG",
+    "DOC",
+    "KO",
+    "IO",
+    "PX",
+    "RG",
+    "SM",
+    "GM",
+    "BI",
+    "TG",
+    "LS",
+    "MS",
+    "HD",
+    "PLAN",
+    "RWV",
+}
+BODY_PARTS = {
+    "ABDOMEN",
+    "ANKLE",
+    "ARM",
+    "BREAST",
+    "CSPINE",
+    "CLAVICLE",
+    "ELBOW",
+    "EXTREMITY",
+    "FINGER",
+    "FOOT",
+    "FOREARM",
+    "HAND",
+    "HEAD",
+    "HIP",
+    "HUMERUS",
+    "KNEE",
+    "LEG",
+    "LSPINE",
+    "NECK",
+    "PELVIS",
+    "RIB",
+    "SHOULDER",
+    "SKULL",
+    "SPINE",
+    "TSPINE",
+    "TOE",
+    "WRIST",
+}
+PHOTOMETRIC = {
+    "MONOCHROME1",
+    "MONOCHROME2",
+    "RGB",
+    "YBR_FULL",
+    "YBR_FULL_422",
+    "YBR_ICT",
+    "YBR_RCT",
+    "YBR_PARTIAL_420",
+} | {"PALETTE COLOR"}
 
 
 def named(ds: Dataset, keyword: str, vocabulary: Iterable[str] = ()) -> str:
@@ -125,16 +195,19 @@ def check_unsupported(ds: Dataset) -> None:
         raise FailedImage("modality_lut", "(0028,3000) ModalityLUTSequence is not supported")
     if "PixelPaddingValue" in ds:
         raise FailedImage(
-            "pixel_padding", "(0028,0120) PixelPaddingValue is not supported: it moves the grey scale"
+            "pixel_padding",
+            "(0028,0120) PixelPaddingValue is not supported: it moves the grey scale",
         )
     if len(spacing) == 2 and spacing[0] != spacing[1]:
-        raise FailedImage("aspect_ratio", "(0028,0034) PixelAspectRatio other than 1\\1 is not supported")
-    if len(orientation) == 2 and not (orientation[0][:1] == "L" and orientation[1][:1] == "F"):
-        if view_of(ds) != "lateral":
-            raise FailedImage(
-                "orientation",
-                "(0020,0020) PatientOrientation is not L\\F: the image is mirrored or rotated",
-            )
+        raise FailedImage(
+            "aspect_ratio", "(0028,0034) PixelAspectRatio other than 1\\1 is not supported"
+        )
+    upright = len(orientation) != 2 or (orientation[0][:1], orientation[1][:1]) == ("L", "F")
+    if not upright and view_of(ds) != "lateral":
+        raise FailedImage(
+            "orientation",
+            "(0020,0020) PatientOrientation is not L\\F: the image is mirrored or rotated",
+        )
 
 
 def view_of(ds: Dataset) -> str:

@@ -114,7 +114,9 @@ def open_session(graph: bytes, device: str) -> onnxruntime.InferenceSession:
             raise IntegrityError(f"onnxruntime can't load the graph: {error}") from None
         raise DeviceError(f"device {device} can't run this bundle: {error}") from None
     if session.get_providers()[0] != provider:
-        raise DeviceError(f"device {device} was asked for, onnxruntime gave {session.get_providers()}")
+        raise DeviceError(
+            f"device {device} was asked for, onnxruntime gave {session.get_providers()}"
+        )
     return session
 
 

@@ -1,10 +1,10 @@
 """The exception tree. Every message says what was found, what is allowed and what to do next.
 
     TierError                exit
-    ├── UsageError            2    the command or one of its files asks for something that isn't there
+    ├── UsageError            2    asked for something that isn't there
     ├── RefusedImage          3    one image; collected per image, the process exits 0, 3 or 8
     │   ├── NotEvaluated           by rule: another modality, body part or view
-    │   └── FailedImage            the pixels can't be shown to be right: damaged, unsupported, ambiguous
+    │   └── FailedImage            damaged, unsupported or ambiguous pixels
     ├── IntegrityError        4    bundle or checkpoint is not what was written
     ├── ParityError           5    two graphs that must agree do not
     └── DeviceError           6    the device that was asked for is not there
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 
 class TierError(Exception):
-    """Base of all errors that a user can meet; `exit_code` is part of the command line's contract."""
+    """Base of all errors that a user can meet; `exit_code` is part of the contract."""
 
     exit_code = 1
 

@@ -72,7 +72,9 @@ def evaluate(
     paths = [str(images.folder / row["image_path"]) for row in images.rows]
     missing = [p for p in paths if not Path(p).is_file()]
     if missing:
-        raise UsageError(f"{len(missing)} images of the CSV do not exist, the first is {missing[0]}")
+        raise UsageError(
+            f"{len(missing)} images of the CSV do not exist, the first is {missing[0]}"
+        )
     results = [result for result, _ in score_images(paths, bundle, engine, selection)]
     groups = _groups(images, group_by)
     names = ["all"] if group_by is None else ["all", *sorted(set(groups))]
@@ -99,7 +101,9 @@ def _groups(images: LabelledImages, group_by: str | None) -> list[str]:
     if group_by == "folder":
         return [Path(row["image_path"]).parent.name for row in images.rows]
     if group_by not in images.rows[0]:
-        raise UsageError(f"--group-by {group_by!r} is no column of the CSV; `folder` is always there")
+        raise UsageError(
+            f"--group-by {group_by!r} is no column of the CSV; `folder` is always there"
+        )
     return [row[group_by] for row in images.rows]
 
 

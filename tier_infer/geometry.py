@@ -15,12 +15,14 @@ from PIL import Image
 from tier_infer.errors import NotEvaluated
 
 GRID = 7  # patches per side; P = 49
-MAX_ASPECT = 4.0  # beyond it the short-side rule would show a sliver: a strip is no chest radiograph
+MAX_ASPECT = (
+    4.0  # beyond it the short-side rule would show a sliver: a strip is no chest radiograph
+)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Short side to `resize`, centre crop `crop`; `mean` and `std` of pixels / 255, one per channel.
+    """Short side to `resize`, centre crop `crop`; `mean`, `std` of pixels / 255, one per channel.
 
     The normalisation itself lives in the exported graph; it stands here because it belongs to the
     preset and the manifest must name it.
@@ -45,7 +47,7 @@ GEOMETRIES = {
 
 
 def resize_short_side(grey: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """uint8 [H, W] → uint8 with its short side `size`, the long side truncated as torchvision does."""
+    """uint8 [H, W] → uint8, short side `size`, long side truncated as torchvision does."""
     height, width = grey.shape
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise NotEvaluated(

@@ -68,8 +68,8 @@ def load_image(path: Path, intensity: str) -> Radiograph:
     if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
         return _read_picture(path)
     # A stray README in a study folder is no failure of the study; a broken .dcm is.
-    refusal = FailedImage if path.suffix.lower() in IMAGE_SUFFIXES else NotEvaluated
-    raise refusal(
+    kind = FailedImage if path.suffix.lower() in IMAGE_SUFFIXES else NotEvaluated
+    raise kind(
         "not_an_image", "the file is neither DICOM (no DICM prefix), PNG nor JPEG by its content"
     )
 
@@ -88,7 +88,9 @@ def _read_picture(path: Path) -> Radiograph:
         raise FailedImage("decode", f"the picture can't be decoded ({kind})") from None
     grey = _grey(turned)
     if grey.min() == grey.max():
-        raise FailedImage("constant_image", "every pixel has the same value, so there is no picture")
+        raise FailedImage(
+            "constant_image", "every pixel has the same value, so there is no picture"
+        )
     rotated = image.getexif().get(ORIENTATION, 1) != 1
     return Radiograph(grey, "unknown", ("exif_rotated",) if rotated else ())
 
@@ -106,5 +108,6 @@ def _grey(image: Image.Image) -> NDArray[np.uint8]:
             return np.array(image.convert("L"))
         raise NotEvaluated("colour", "the picture is in colour; only grey radiographs are scored")
     raise FailedImage(
-        "pixel_format", f"the picture has pixel format {image.mode}; allowed: 8- or 16-bit grey, RGB"
+        "pixel_format",
+        f"the picture has pixel format {image.mode}; allowed: 8- or 16-bit grey, RGB",
     )

@@ -24,7 +24,9 @@ def to_8bit(stored: NDArray[np.integer], preset: str, inverted: bool) -> NDArray
     Raises FailedImage for a constant image, which has no contrast to scale.
     """
     if preset not in PRESETS:
-        raise IntegrityError(f"intensity preset {preset!r} is unknown, allowed: {', '.join(PRESETS)}")
+        raise IntegrityError(
+            f"intensity preset {preset!r} is unknown, allowed: {', '.join(PRESETS)}"
+        )
     grey = minmax(stored)
     if inverted:
         grey = 255 - grey  # after truncation, as the MIMIC-CXR-JPG recipe does (mimic-cxr issue 16)
@@ -35,7 +37,9 @@ def minmax(stored: NDArray[np.integer]) -> NDArray[np.uint8]:
     """(x − min) / max · 255, truncated to uint8 [H, W]; float64 as in the MIMIC-CXR-JPG recipe."""
     low, high = int(stored.min()), int(stored.max())
     if low == high:
-        raise FailedImage("constant_image", "every pixel has the same value, so there is no picture")
+        raise FailedImage(
+            "constant_image", "every pixel has the same value, so there is no picture"
+        )
     # A table of at most 65,536 entries instead of one division per pixel: same values, 5x faster.
     if stored.dtype.itemsize <= 2 and stored.size > high - low + 1:
         levels = np.arange(high - low + 1, dtype=np.float64) / (high - low) * 255
@@ -54,9 +58,12 @@ def equalize_hist(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if counts[first] == grey.size:
         return np.full_like(grey, first)
     scale = np.float32(255) / np.float32(grey.size - counts[first])  # float32, as OpenCV computes
-    above = np.cumsum(counts) - counts[: first + 1].sum()  # pixels darker or equal, first bin left out
+    above = (
+        np.cumsum(counts) - counts[: first + 1].sum()
+    )  # pixels darker or equal, first bin left out
     table = np.rint(np.maximum(above, 0).astype(np.float32) * scale)
-    return table.clip(0, 255).astype(np.uint8)[grey]
+    equalised: NDArray[np.uint8] = table.clip(0, 255).astype(np.uint8)[grey]
+    return equalised
 
 
 def looks_equalised(grey: NDArray[np.uint8], tolerance: float = 0.06) -> bool:

@@ -52,7 +52,7 @@ def load_label_set(source: str) -> LabelSet:
     path = packaged if _ID.fullmatch(source) and packaged.is_file() else Path(source)
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
-        raise UsageError(f"label set {source!r} is neither a packaged set ({names}) nor a TOML file")
+        raise UsageError(f"label set {source!r} is neither packaged ({names}) nor a TOML file")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -61,7 +61,7 @@ def load_label_set(source: str) -> LabelSet:
 
 
 def set_from_names(set_id: str, names: list[str]) -> LabelSet:
-    """PadChest-style queries for bare names: 'X is present.' against 'No X.' (TIER, section 2.4)."""
+    """PadChest-style queries for bare names: 'X is present.' against 'No X.' (TIER, 2.4)."""
     labels = [{"id": normal_id(name), "name": name} for name in names]
     templates = {"positive_template": "{} is present.", "negative_template": "No {}."}
     return parse_label_set({"set": set_id, "label": labels, **templates}, set_id)
@@ -100,7 +100,7 @@ def _parse_label(row: dict[str, Any], table: dict[str, Any], source: str) -> Lab
 
 
 def _prompts(given: object, template: object, name: str) -> tuple[str, ...]:
-    """Sentences as written, else the template with the name in it; a sentence starts in upper case."""
+    """Sentences as written, else the template with the name; a sentence starts in upper case."""
     if given is not None:
         if not isinstance(given, list) or not all(isinstance(p, str) and p.strip() for p in given):
             raise UsageError(f"the prompts of {name} must be a list of sentences")
@@ -116,4 +116,6 @@ def _refuse_unknown(table: dict[str, Any], known: set[str], source: str) -> None
     unknown = sorted(set(table) - known)
     if unknown:
         allowed = ", ".join(sorted(known))
-        raise UsageError(f"label set {source} has unknown keys {', '.join(unknown)}; allowed: {allowed}")
+        raise UsageError(
+            f"label set {source} has unknown keys {', '.join(unknown)}; allowed: {allowed}"
+        )

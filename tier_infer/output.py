@@ -16,7 +16,7 @@ CSV_COLUMNS = ("study", "path", "view", "status", "reason", "label", "score")
 
 
 def exit_code(studies: list[StudyResult]) -> int:
-    """0 something scored and nothing failed · 3 nothing scored · 8 scored and failed side by side."""
+    """0 scored, nothing failed · 3 nothing scored · 8 scored and failed side by side."""
     statuses = [image.status for study in studies for image in study.images]
     if "scored" not in statuses:
         return 3
@@ -31,7 +31,8 @@ def to_json(studies: list[StudyResult], bundle: Bundle, engine: Engine) -> str:
         "device": engine.device,
         "precision": engine.precision,
         "studies": [
-            {"id": s.id, "scores": s.scores, "images": [_image(i) for i in s.images]} for s in studies
+            {"id": s.id, "scores": s.scores, "images": [_image(i) for i in s.images]}
+            for s in studies
         ],
     }
     return json.dumps(table, indent=1, allow_nan=False)

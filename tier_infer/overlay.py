@@ -1,4 +1,4 @@
-"""Heatmap overlays: the 7×7 cells on the original image, where the network looked, nothing smoothed."""
+"""Heatmap overlays: the 7×7 cells on the original image, where the network looked, unsmoothed."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Selection:
 
 
 def select_labels(bundle: Bundle, asked: Iterable[str] | None) -> Selection:
-    """A bare label means the default set, `set:label` any other; None means the default set whole."""
+    """A bare label is of the default set, `set:label` of another; None: the default set whole."""
     default = bundle.manifest.default_set
     sets = bundle.manifest.label_sets
     wanted = [str(i) for i in sets[default]["labels"]] if asked is None else list(asked)
@@ -89,7 +89,11 @@ def _unknown_label(text: str, set_id: str, bundle: Bundle) -> str:
 
 
 def score_images(
-    paths: Iterable[str], bundle: Bundle, engine: Engine, selection: Selection, keep_heat: bool = False
+    paths: Iterable[str],
+    bundle: Bundle,
+    engine: Engine,
+    selection: Selection,
+    keep_heat: bool = False,
 ) -> Iterator[tuple[ImageResult, str | None]]:
     """One result per path, in order, each with its study key (or None). Reads in batches."""
     waiting: list[tuple[ImageResult, str | None, NDArray[np.uint8] | None]] = []
@@ -125,9 +129,12 @@ def _flags(image: Radiograph, bundle: Bundle) -> list[str]:
     flags = list(image.flags)
     if image.view == "unknown":
         flags.append("view_unknown")
-    if image.view == "oblique" or (image.view == "lateral" and "lateral" not in bundle.manifest.views):
+    if image.view == "oblique" or (
+        image.view == "lateral" and "lateral" not in bundle.manifest.views
+    ):
         refusal = NotEvaluated(
-            "view", f"the image is {image.view}; this bundle scores {', '.join(bundle.manifest.views)}"
+            "view",
+            f"the image is {image.view}; this bundle scores {', '.join(bundle.manifest.views)}",
         )
         refusal.study_key, refusal.view = image.study_key, image.view
         raise refusal
@@ -175,17 +182,18 @@ def group_studies(results: Iterable[tuple[ImageResult, str | None]]) -> list[Stu
 
 
 def study_scores(images: list[ImageResult]) -> dict[str, float]:
-    """Mean of Z over the scored frontal images; an unknown view counts as frontal (and is flagged)."""
+    """Mean of Z over the scored frontal images; an unknown view counts as frontal, flagged."""
     counted = [i for i in images if i.status == "scored" and i.view != "lateral"]
     if not counted:
         return {}
     return {
-        name: float(np.mean([image.scores[name] for image in counted])) for name in counted[0].scores
+        name: float(np.mean([image.scores[name] for image in counted]))
+        for name in counted[0].scores
     }
 
 
 def cell_boxes(height: int, width: int, geometry: Geometry) -> NDArray[np.float64]:
-    """float64 [7, 7, 4]: (left, top, right, bottom) of each cell in pixels of the original image."""
+    """float64 [7, 7, 4]: (left, top, right, bottom) of each cell, in original pixels."""
     left, top, right, bottom = crop_box(height, width, geometry)
     xs, ys = np.linspace(left, right, GRID + 1), np.linspace(top, bottom, GRID + 1)
     boxes = np.empty((GRID, GRID, 4))

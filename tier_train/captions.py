@@ -33,7 +33,7 @@ SAY_ABSENT = 0.3
 
 
 def caption(labels: dict[str, int], rng: np.random.Generator) -> str:
-    """labels: name → 1 or 0, the names as the manifest's columns spell them; '' when all is empty."""
+    """labels: name → 1 or 0, names as the manifest's columns; '' when all is empty."""
     absent = [n for n, value in labels.items() if value == 0 and n != "no finding"]
     sentences = [_fill(POSITIVE, n, rng) for n, v in labels.items() if v == 1 and n != "no finding"]
     if labels.get("no finding") == 1:

@@ -105,7 +105,9 @@ def _rebuild(path: Path, table: dict[str, Any], digest: str) -> Checkpoint:
     model = DualEncoder(recipe, len(tokenizer.vocab))
     expected = flat_state(model)
     wrong = sorted(set(expected) ^ set(table["state"]))
-    wrong += [k for k in expected if k not in wrong and expected[k].shape != table["state"][k].shape]
+    wrong += [
+        k for k in expected if k not in wrong and expected[k].shape != table["state"][k].shape
+    ]
     if wrong:
         raise IntegrityError(f"{path}: {len(wrong)} weights do not fit the recipe, e.g. {wrong[0]}")
     not_finite = [k for k, v in table["state"].items() if not torch.isfinite(v).all()]

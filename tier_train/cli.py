@@ -1,4 +1,4 @@
-"""tier-train: the only file of the package that prints or exits. Imports torch inside the commands."""
+"""tier-train: the only file of the package that prints or exits. Commands import torch late."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def main() -> None:
     help="Dataset; default: ./manifest.csv where the folder has one.",
 )
 @click.option("--recipe", default="small", show_default=True, help="Packaged name or TOML file.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key."
+)
 @click.option("--unregularized", is_flag=True, help="The recipe's twin: both lambdas 0.")
 @click.option("--skip-bad", is_flag=True, help="Leave out rows whose image is missing or refused.")
 @click.option("--threads", type=int, metavar="N", help="CPU threads of torch; default: all cores.")
@@ -66,7 +68,9 @@ def run(
     from tier_train.train import train
 
     manifest = read_manifest(path, skip_bad)
-    checkpoint = train(manifest, resolved, Path(output), skip_bad, lambda s: click.echo(s, err=True))
+    checkpoint = train(
+        manifest, resolved, Path(output), skip_bad, lambda s: click.echo(s, err=True)
+    )
     areas = checkpoint.training["val_auc"]
     for label, area in areas.items():
         click.echo(f"val AUC {label:<24} {area:.3f}")
@@ -98,7 +102,9 @@ def phantoms(output: str, seed: int, n_train: int, n_val: int, n_test: int, debu
     if min(counts.values()) < 0 or n_train < 1 or seed < 0:
         raise UsageError("--train must be at least 1, the other counts and --seed at least 0")
     manifest = write_phantoms(Path(output), seed, counts)
-    click.echo(f"wrote {sum(counts.values())} phantoms and {manifest}; next: cd {output} && tier-train run")
+    click.echo(
+        f"wrote {sum(counts.values())} phantoms and {manifest}; next: cd {output} && tier-train run"
+    )
 
 
 def dataset_path(data: str | None) -> Path:

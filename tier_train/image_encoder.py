@@ -15,7 +15,7 @@ ARCHITECTURES = ("narrow", "resnet50")
 
 
 def unit_norm(v: Tensor) -> Tensor:
-    """v / |v| over the last dimension. Spelled out: F.normalize exports to 50 more engine layers."""
+    """v / |v| over the last dimension. Spelled out: F.normalize makes 50 more engine layers."""
     return v / (v * v).sum(-1, keepdim=True).sqrt().clamp_min(1e-12)
 
 
@@ -36,7 +36,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+        out: Tensor = self.relu(y + (x if self.downsample is None else self.downsample(x)))
+        return out
 
 
 class Bottleneck(nn.Module):
@@ -60,7 +61,8 @@ class Bottleneck(nn.Module):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+        out: Tensor = self.relu(y + (x if self.downsample is None else self.downsample(x)))
+        return out
 
 
 def _shortcut(c_in: int, c_out: int, stride: int) -> nn.Sequential | None:

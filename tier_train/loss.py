@@ -28,7 +28,7 @@ class Loss(NamedTuple):
 
 
 def clip_loss(image_e: Tensor, text_e: Tensor, logit_scale: Tensor) -> Tensor:
-    """image_e, text_e: [N, D] unit norm; logit_scale: log of the factor. Mean of both directions."""
+    """image_e, text_e: [N, D] unit norm; logit_scale: log of the factor. Both directions, mean."""
     logits = logit_scale.exp() * image_e @ text_e.T  # [N, N]
     target = torch.arange(len(logits), device=logits.device)
     return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2

@@ -1,12 +1,12 @@
 """The manifest dataset: one CSV, one row per image.
 
-    image_path   relative to the CSV's folder; DICOM, PNG or JPEG
-    patient_id   any text; a patient stands in one split only
-    split        train, val or test
-    text         optional: the impression; without it a caption is made of the labels
-    view         optional: `lateral` for laterals
-    intensity    optional: how DICOM pixels became the 8 bits of these images (tier_infer.intensity)
-    any other    a label column if its cells are 1, 0 or empty; empty means unknown, not negative
+image_path   relative to the CSV's folder; DICOM, PNG or JPEG
+patient_id   any text; a patient stands in one split only
+split        train, val or test
+text         optional: the impression; without it a caption is made of the labels
+view         optional: `lateral` for laterals
+intensity    optional: how DICOM pixels became the 8 bits of these images (tier_infer.intensity)
+any other    a label column if its cells are 1, 0 or empty; empty means unknown, not negative
 """
 
 from __future__ import annotations
@@ -77,13 +77,15 @@ def read_manifest(path: Path, skip_bad: bool = False) -> Manifest:
             f"missing: {', '.join(missing) or 'rows'}"
         )
     _check_splits(table)
-    label_columns = tuple(c for c in columns if c not in REQUIRED + OPTIONAL and _is_label(c, table))
+    label_columns = tuple(
+        c for c in columns if c not in REQUIRED + OPTIONAL and _is_label(c, table)
+    )
     table = _drop_missing(path, table, skip_bad)
     rows = tuple(_row(cells, label_columns) for cells in table)
     empty = [row.number for row in rows if not row.text and not row.labels]
     if empty:
         raise UsageError(
-            f"{len(empty)} manifest rows have neither text nor a label, the first is line {empty[0]}"
+            f"{len(empty)} manifest rows have neither text nor label, the first is line {empty[0]}"
         )
     lateral = any((c.get("view") or "").strip().lower() in ("lateral", "ll", "rl") for c in table)
     views = ("frontal", "lateral") if lateral else ("frontal",)
@@ -136,10 +138,13 @@ def resolve_intensity(manifest: Manifest, named: str) -> tuple[str, str]:
             "the manifest names no intensity preset and its files are not all 8-bit JPEG; add a "
             f"column `intensity` or --set intensity=… ({', '.join(PRESETS)})"
         )
-    flat = [looks_equalised(load_image(manifest.path.parent / r.image_path, "minmax").grey) for r in rows]
+    flat = [
+        looks_equalised(load_image(manifest.path.parent / r.image_path, "minmax").grey)
+        for r in rows
+    ]
     preset = "mimic-jpg" if np.mean(flat) > 0.5 else "minmax"
     return preset, (
-        f"the manifest names none; {sum(flat)} of {len(flat)} sampled JPEGs have equalised histograms"
+        f"the manifest names none; {sum(flat)} of {len(flat)} sampled JPEGs are equalised"
     )
 
 
@@ -165,7 +170,9 @@ def _check_splits(table: list[dict[str, str]]) -> None:
     for number, cells in enumerate(table, start=2):
         split, patient = (cells["split"] or "").strip(), (cells["patient_id"] or "").strip()
         if split not in SPLITS:
-            raise UsageError(f"manifest line {number}: split is {split!r}, allowed: {', '.join(SPLITS)}")
+            raise UsageError(
+                f"manifest line {number}: split is {split!r}, allowed: {', '.join(SPLITS)}"
+            )
         if not patient:
             raise UsageError(f"manifest line {number}: patient_id is empty")
         first_split, first_line = seen.setdefault(patient, (split, number))
@@ -182,7 +189,7 @@ def _is_label(column: str, table: list[dict[str, str]]) -> bool:
     odd = [(n, v) for n, v in filled if v not in ("0", "1", "0.0", "1.0")]
     if odd and len(odd) < 0.1 * len(filled):
         raise UsageError(
-            f"manifest line {odd[0][0]}: column {column!r} must be 1, 0 or empty, as its other cells"
+            f"manifest line {odd[0][0]}: column {column!r} must be 1, 0 or empty, as elsewhere"
         )
     return bool(filled) and not odd
 
@@ -195,8 +202,8 @@ def _drop_missing(path: Path, table: list[dict[str, str]], skip: bool) -> list[d
         first = next(c for c in table if not (path.parent / c["image_path"]).is_file())
         raise UsageError(
             f"{len(table) - len(present)} of {len(table)} images of the manifest do not exist, the "
-            f"first is {first['image_path']} (line {first['#']}); mend the paths, or leave the rows "
-            "out with --skip-bad"
+            f"first is {first['image_path']} (line {first['#']}); mend the paths, or leave the "
+            "rows out with --skip-bad"
         )
     return present
 

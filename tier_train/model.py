@@ -21,7 +21,11 @@ class DualEncoder(nn.Module):
         super().__init__()
         self.image = ImageEncoder(recipe.arch, recipe.embed_dim, recipe.global_pool)
         bert = build_bert(
-            vocab_size, recipe.text_width, recipe.text_layers, recipe.text_heads, recipe.text_dropout
+            vocab_size,
+            recipe.text_width,
+            recipe.text_layers,
+            recipe.text_heads,
+            recipe.text_dropout,
         )
         self.words = TextEncoder(bert, recipe.text_width, recipe.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor(recipe.logit_scale_init))

@@ -63,8 +63,9 @@ def _write_one(folder: Path, seed: int, job: tuple[int, str]) -> dict[str, objec
         folder / name, enforce_file_format=True
     )
     text = write_impression(phantom.findings, np.random.default_rng([seed, index, 1]))
-    row = {"image_path": name, "patient_id": f"phantom-{index}", "split": split, "text": text}
-    return row | {"intensity": "mimic-jpg"} | phantom.labels
+    row: dict[str, object] = {"image_path": name, "patient_id": f"phantom-{index}", "split": split}
+    row |= {"text": text, "intensity": "mimic-jpg"}
+    return row | phantom.labels
 
 
 def to_dicom(phantom: Phantom, study: str, instance: str) -> Dataset:

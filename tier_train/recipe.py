@@ -119,7 +119,14 @@ def _check_ranges(recipe: Recipe) -> None:
         if getattr(recipe, key) not in allowed:
             words = ", ".join(word for word in allowed if word)
             raise UsageError(f"recipe key {key} is {getattr(recipe, key)!r}; allowed: {words}")
-    positive = ("steps", "batch_size", "validate_every", "entropy_temperature", "lr", "text_heads")
+    positive: tuple[str, ...] = (
+        "steps",
+        "batch_size",
+        "validate_every",
+        "entropy_temperature",
+        "lr",
+        "text_heads",
+    )
     positive += ("embed_dim", "text_width", "text_layers", "vocab_size", "max_tokens")
     for key in positive:
         if getattr(recipe, key) <= 0:

@@ -70,14 +70,18 @@ def train_vocabulary(sentences: Sequence[str], size: int) -> list[str]:
 
     trainer = BertWordPieceTokenizer(lowercase=True)
     trainer.train_from_iterator(
-        sentences, vocab_size=size, min_frequency=2, special_tokens=list(SPECIAL), show_progress=False
+        sentences,
+        vocab_size=size,
+        min_frequency=2,
+        special_tokens=list(SPECIAL),
+        show_progress=False,
     )
     vocab = trainer.get_vocab()
     return sorted(vocab, key=lambda piece: vocab[piece])
 
 
 class Tokenizer:
-    """BERT WordPiece over a stored vocabulary; it travels in the checkpoint as a list of strings."""
+    """BERT WordPiece over a stored vocabulary; it travels in the checkpoint as strings."""
 
     def __init__(self, vocab: list[str], max_tokens: int, lower_case: bool = True) -> None:
         from transformers import BertTokenizer

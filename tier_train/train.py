@@ -148,7 +148,7 @@ def _step(
 
 
 def batches(pairs: Pairs, recipe: Recipe) -> Iterator[tuple[list[Row], Tensor, int]]:
-    """`steps` batches of rows, uint8 [B, R, R] and the epoch; every epoch a new order, last one cut.
+    """`steps` batches of rows, uint8 [B, R, R] and the epoch; each epoch a new order, the rest cut.
 
     With shuffle_captions every image gets the row of another, the same one throughout.
     """

@@ -1,4 +1,4 @@
-"""Zero-shot scores in PyTorch: eq. 3 and eq. 4 of TIER, the reference that the export is held to."""
+"""Zero-shot scores in PyTorch: eq. 3 and eq. 4 of TIER, the reference of the export."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def query_table(model: DualEncoder, tokenizer: Tokenizer, labels: LabelSet) -> T
 
 
 def _query(model: DualEncoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> Tensor:
-    """eq. 3: unit-norm prompt embeddings, averaged, renormalised. One by one: no padding in sight."""
+    """eq. 3: unit-norm prompt embeddings, averaged, renormalised. One by one: no padding."""
     each = [embed_prompts(model.words, tokenizer, [prompt])[0] for prompt in prompts]
     return unit_norm(torch.stack(each).mean(0))
 
@@ -53,7 +53,7 @@ def zero_shot_auc(
     truth: dict[str, NDArray[np.float32]],
     labels: LabelSet,
 ) -> dict[str, float]:
-    """AUC per label id; truth has 1, 0 or NaN (masked) per image. Labels with one class are left out."""
+    """AUC per label id; truth has 1, 0 or NaN (masked) per image. One-class labels are left out."""
     if not len(pixels) or not labels.labels:
         return {}
     image_e, _ = encode_images(model, pixels)

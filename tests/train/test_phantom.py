@@ -11,7 +11,15 @@ import pytest
 
 from tier_train import phantom
 from tier_train.impressions import write_impression
-from tier_train.phantom import DISTRACTORS, FINDINGS, SEVERITIES, Case, Finding, draw_phantom, sample_case
+from tier_train.phantom import (
+    DISTRACTORS,
+    FINDINGS,
+    SEVERITIES,
+    Case,
+    Finding,
+    draw_phantom,
+    sample_case,
+)
 
 SEED = 11
 PHRASES = {
@@ -83,7 +91,8 @@ def test_a_film_depends_on_seed_and_index_only() -> None:
 def test_pixels_are_12_bit_and_use_the_range(size: int) -> None:
     for index in range(6):
         pixels = draw_phantom(SEED, index, size).pixels
-        assert pixels.dtype == np.uint16 and pixels.shape == (size, size)
+        assert pixels.dtype == np.uint16
+        assert pixels.shape == (size, size)
         assert pixels.max() <= 4095
         assert np.ptp(pixels) > 1500
         assert (pixels == 4095).mean() < 0.02, "overexposed"
@@ -112,7 +121,8 @@ def test_prevalence_labels_and_masks() -> None:
     for film in films:
         assert film.masks.keys() == {f.name for f in film.findings} & set(FINDINGS)
         for name, mask in film.masks.items():
-            assert mask.dtype == np.bool_ and mask.shape == film.pixels.shape
+            assert mask.dtype == np.bool_
+            assert mask.shape == film.pixels.shape
             assert 8 <= mask.sum() < 0.4 * mask.size, (name, film.findings)
 
 
@@ -171,7 +181,8 @@ def test_an_impression_names_what_is_present_and_nothing_else() -> None:
     for present, text in _reports(1500):
         sentences = re.findall(r"[^.]+\.", text.lower())
         assert 1 <= len(sentences) <= 5, text
-        assert "{" not in text and "  " not in text
+        assert "{" not in text
+        assert "  " not in text
         stated = [s.strip() for s in sentences if not NEGATED.match(s.strip())]
         negations += len(stated) < len(sentences)
         for name in FINDINGS:
@@ -187,9 +198,13 @@ def test_an_impression_tells_side_zone_and_severity() -> None:
     for index in range(60):
         rng = np.random.default_rng([SEED, index, 1])
         text = write_impression([Finding("consolidation", "left", "severe", "upper")], rng).lower()
-        assert "left" in text and "upper" in text and "right" not in text
+        assert "left" in text
+        assert "upper" in text
+        assert "right" not in text
         text = write_impression([Finding("pleural_effusion", "right", "severe", "")], rng).lower()
-        assert re.search("large|massive", text) and "right" in text and "left" not in text
+        assert re.search("large|massive", text)
+        assert "right" in text
+        assert "left" not in text
 
 
 def test_prompts_use_the_words_of_reports_but_do_not_occur_in_them() -> None:
@@ -204,7 +219,8 @@ def test_a_case_with_every_finding_still_gets_a_report() -> None:
     # Found by drawing 4,100 cases: nothing was left to deny.
     sides = {"edema": "bilateral", "cardiomegaly": ""}
     everything = tuple(
-        Finding(name, sides.get(name, "right"), "mild", "lower") for name in (*FINDINGS, *DISTRACTORS)
+        Finding(name, sides.get(name, "right"), "mild", "lower")
+        for name in (*FINDINGS, *DISTRACTORS)
     )
     for draw in range(50):
         assert write_impression(everything, np.random.default_rng(draw))

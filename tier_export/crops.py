@@ -29,11 +29,11 @@ def phantom_crops(checkpoint: Checkpoint, count: int = PHANTOM_COUNT) -> Crops:
     return Crops(np.stack(pixels), truth, f"{count} phantoms")
 
 
-def manifest_crops(path: Path, checkpoint: Checkpoint) -> Crops:
-    """The manifest's test rows (all rows if it has none), at most MAX_CROPS, evenly taken."""
+def manifest_crops(path: Path, checkpoint: Checkpoint, limit: int = MAX_CROPS) -> Crops:
+    """The manifest's test rows (all rows if it has none), at most `limit`, evenly taken."""
     manifest = read_manifest(path)
     rows = manifest.split("test") or list(manifest.rows)
-    rows = rows[:: -(-len(rows) // MAX_CROPS)]
+    rows = rows[:: -(-len(rows) // limit)]
     geometry = GEOMETRIES[checkpoint.recipe.geometry]
     images = [load_image(path.parent / row.image_path, checkpoint.intensity) for row in rows]
     columns = {normal_id(column): column for column in manifest.label_columns}

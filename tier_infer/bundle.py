@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -123,21 +124,25 @@ def parse_manifest(raw: bytes) -> Manifest:
             f"manifest.json has schema_version {found!r}, this version reads {SCHEMA_VERSION}"
         )
     digest = table.pop("manifest_sha256", None)
+    sealed = table | {"manifest_sha256": sha256(canonical(table).encode())}
+    if digest is None or canonical(sealed).encode() != raw:
+        raise IntegrityError("manifest.json was changed after the export; export the bundle again")
     bundle_digest = table.pop("bundle_sha256", None)
     names = {f.name for f in fields(Manifest)}
     if set(table) != names:
-        raise IntegrityError(
-            f"manifest.json has wrong keys: {', '.join(sorted(set(table) ^ names))}"
-        )
+        wrong = ", ".join(sorted(set(table) ^ names))
+        raise IntegrityError(f"manifest.json has wrong keys: {wrong}")
     lists = {"grid": tuple(table["grid"]), "views": tuple(table["views"])}
     manifest = Manifest(**(table | lists))
-    intact = manifest.to_json().encode() == raw and manifest.bundle_sha256 == bundle_digest
-    if not intact or digest is None:
-        raise IntegrityError("manifest.json was changed after the export; export the bundle again")
+    if manifest.bundle_sha256 != bundle_digest:
+        raise IntegrityError("manifest.json does not have the bundle's SHA-256")
     if manifest.intensity not in PRESETS:
         raise IntegrityError(f"the bundle's intensity preset {manifest.intensity!r} is unknown")
     if manifest.default_set not in manifest.label_sets:
         raise IntegrityError(f"the bundle's default set {manifest.default_set!r} is not in it")
+    for name in (*manifest.files, *(entry["path"] for entry in manifest.label_sets.values())):
+        if not re.fullmatch(r"(?:queries/)?[A-Za-z0-9_][A-Za-z0-9_.]*", name):
+            raise IntegrityError(f"manifest.json names a file outside the bundle: {name}")
     manifest.resolved_geometry()
     return manifest
 

@@ -38,21 +38,21 @@ AIR = 0.72  # density that aerated lung takes away from soft tissue
 # dims both lungs alike, as a shallow breath does; `slope` is the drift of density across the film.
 # fmt: off
 ANATOMY = {
-    "dx": (-0.05, 0.05), "dy": (-0.05, 0.04), "scale": (0.84, 1.06), "tilt": (-0.10, 0.10),
+    "dx": (-0.06, 0.06), "dy": (-0.06, 0.05), "scale": (0.80, 1.06), "tilt": (-0.13, 0.13),
     "half": (0.325, 0.40), "apex": (0.09, 0.15), "widest": (0.54, 0.74), "taper": (0.4, 1.0),
     "wall": (0.05, 0.13), "dome": (0.64, 0.77), "dome_drop": (-0.02, 0.05), "breast": (-0.1, 0.2),
-    "ctr": (0.40, 0.535), "axis": (0.35, 0.85), "core": (0.045, 0.080), "vessels": (0.15, 0.40),
+    "ctr": (0.40, 0.51), "axis": (0.35, 0.85), "core": (0.045, 0.080), "vessels": (0.15, 0.40),
     "gas": (-0.15, 0.30), "abdomen": (0.20, 0.38), "rib_step": (0.068, 0.088), "ribs": (0.07, 0.15),
     "haze": (0.0, 0.25), "gain": (0.32, 0.46), "gamma": (0.85, 1.30), "slope": (-0.25, 0.25),
     "noise": (0.008, 0.035),
 }
 # fmt: on
 # What mild, moderate and severe mean.
-CTR_LARGE = (0.535, 0.580, 0.635)  # cardiothoracic ratio
+CTR_LARGE = (0.545, 0.595, 0.650)  # cardiothoracic ratio
 EDEMA_OPACITY = (0.28, 0.44, 0.62)
-CONSOLIDATION_OPACITY, CONSOLIDATION_RADIUS = (0.50, 0.68, 0.85), (0.070, 0.090, 0.120)
+CONSOLIDATION_OPACITY, CONSOLIDATION_RADIUS = (0.60, 0.78, 0.92), (0.080, 0.105, 0.135)
 ATELECTASIS_OPACITY, DOME_RISE = (0.55, 0.72, 0.88), (0.025, 0.045, 0.070)
-FLUID_HEIGHT = (0.100, 0.160, 0.270)  # lateral fluid edge above the costophrenic angle
+FLUID_HEIGHT = (0.120, 0.190, 0.300)  # lateral fluid edge above the costophrenic angle
 PNEUMOTHORAX_GAP = (0.10, 0.17, 0.26)  # of the thorax half width
 
 

@@ -1,0 +1,266 @@
+"""python -m pytest tests/infer/test_cli.py -- tier-infer end to end on a trained bundle."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from tests.conftest import DATA
+from tests.infer.test_dicom import dx_dataset, save
+from tier_infer.cli import main
+from tier_infer.output import CSV_COLUMNS, SCHEMA
+
+FIVE = ["atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effusion"]
+
+
+@pytest.fixture
+def infer(site: Path, runner: CliRunner, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(site)
+
+    def run(*args: str) -> Result:
+        result = runner.invoke(main, list(args))
+        assert "Traceback" not in result.output
+        return result
+
+    return run
+
+
+def test_the_card_command(infer) -> None:  # type: ignore[no-untyped-def]
+    result = infer("study.dcm", "--labels", "cardiomegaly,edema")
+    assert result.exit_code == 0
+    assert "not for diagnostic use" in result.stdout
+    lines = [line.split() for line in result.stdout.splitlines()]
+    scores = {line[0]: float(line[1]) for line in lines if len(line) == 2 and line[0] in FIVE}
+    assert list(scores) == ["cardiomegaly", "edema"]
+    assert all(-2 <= score <= 2 for score in scores.values())
+
+
+def test_json_is_one_object_with_the_published_keys(infer) -> None:  # type: ignore[no-untyped-def]
+    result = infer(
+        "study.dcm", "images/phantom-00000.dcm", "--json", "--labels", "Pleural Effusion"
+    )
+    report = json.loads(result.stdout)
+    assert report["schema"] == SCHEMA
+    assert {"notice", "bundle", "device", "precision", "studies"} <= set(report)
+    assert report["device"] == "cpu"
+    assert report["precision"] == "fp32"
+    assert [study["id"] for study in report["studies"]] == ["study-1", "study-2"]
+    image = report["studies"][0]["images"][0]
+    assert image["path"] == "study.dcm"
+    assert (image["status"], image["reason"], image["view"]) == ("scored", None, "PA")
+    assert image["scores"] == report["studies"][0]["scores"]
+    assert list(image["scores"]) == ["pleural_effusion"]
+
+
+def test_csv_and_json_hold_the_same_numbers(infer) -> None:  # type: ignore[no-untyped-def]
+    rows = list(csv.DictReader(io.StringIO(infer("images", "--csv").stdout)))
+    assert tuple(rows[0]) == CSV_COLUMNS
+    studies = json.loads(infer("images", "--json").stdout)["studies"]
+    from_json = [
+        (study["id"], image["path"], label, score)
+        for study in studies
+        for image in study["images"]
+        for label, score in image["scores"].items()
+    ]
+    from_csv = [(r["study"], r["path"], r["label"], float(r["score"])) for r in rows]
+    assert from_csv == from_json
+    assert len(from_csv) == 580 * len(FIVE)
+
+
+def test_two_images_of_a_study_give_their_mean(infer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        ds = dx_dataset(rng.integers(0, 4096, (64, 64), dtype=np.uint16))
+        ds.StudyInstanceUID = "1.2.3"
+        save(ds, tmp_path / f"{name}.dcm")
+    lateral = dx_dataset(rng.integers(0, 4096, (64, 64), dtype=np.uint16))
+    lateral.StudyInstanceUID, lateral.ViewPosition = "1.2.3", "LL"
+    save(lateral, tmp_path / "lateral.dcm")
+    result = infer(str(tmp_path), "--json")
+    assert result.exit_code == 0  # a lateral is not evaluated by rule, which is no failure
+    (study,) = json.loads(result.stdout)["studies"]
+    statuses = [(image["status"], image["view"]) for image in study["images"]]
+    assert statuses == [("scored", "PA"), ("scored", "PA"), ("not_evaluated", "lateral")]
+    for label in FIVE:
+        mean = np.mean([image["scores"][label] for image in study["images"][:2]])
+        assert study["scores"][label] == pytest.approx(mean, abs=1e-12)
+
+
+def test_heatmaps(infer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    folder = tmp_path / "heat"
+    result = infer("study.dcm", "--json", "--labels", "edema", "--heatmaps", str(folder))
+    cells = np.array(json.loads(result.stdout)["studies"][0]["images"][0]["heatmaps"]["edema"])
+    assert cells.shape == (7, 7)
+    assert np.ptp(cells) > 0
+    (picture,) = folder.iterdir()
+    assert picture.name == "study-1_image-1_edema.png"
+    with Image.open(picture) as image:
+        assert image.mode == "RGB"
+        assert image.width == 128
+    assert "heatmaps" not in infer("study.dcm", "--json").stdout
+
+
+def test_fp16_on_request_and_within_its_gate(infer) -> None:  # type: ignore[no-untyped-def]
+    one, other = (
+        json.loads(infer("study.dcm", "--json", "--precision", p).stdout) for p in ("fp32", "fp16")
+    )
+    assert (one["precision"], other["precision"]) == ("fp32", "fp16")
+    a, b = one["studies"][0]["scores"], other["studies"][0]["scores"]
+    assert a != b  # another graph did run
+    assert all(abs(a[label] - b[label]) <= 2e-3 for label in FIVE)
+
+
+def test_real_films_score(infer) -> None:  # type: ignore[no-untyped-def]
+    """Lossless and lossy JPEG 2000 of one NIH film, and its 8-bit neighbours as JPEG."""
+    films = [str(DATA / "d_07_j2k_lossless.dcm"), str(DATA / "d_08_j2k_lossy20.dcm")]
+    result = infer(*films, str(DATA / "nih"), "--json")
+    assert result.exit_code == 0
+    images = [i for s in json.loads(result.stdout)["studies"] for i in s["images"]]
+    assert len(images) == 14
+    assert all(i["status"] == "scored" for i in images)
+    assert "view_unknown" in images[-1]["flags"]
+
+
+# Refusals: exit code and sentence.
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["nowhere.dcm"], 2, "nowhere.dcm does not exist"),
+        (["study.dcm", "--labels", "cardiomegali"], 2, "nearest: cardiomegaly"),
+        (["study.dcm", "--labels", "padchest:edema"], 2, "'padchest' is not in the bundle"),
+        (["study.dcm", "--labels", ","], 2, "no label was asked for"),
+        (["study.dcm", "--json", "--csv"], 2, "exclude each other"),
+        (["study.dcm", "--bundle", "nowhere"], 2, "tier-export"),
+        (["study.dcm", "--bundle", "images"], 4, "no manifest.json"),
+        (["study.dcm", "--device", "cuda"], 6, "CPU build"),
+        (["study.dcm", "--device", "tensorrt"], 6, "no TensorRT engine"),
+        (["study.dcm", "--device", "npu"], 2, "'npu' is unknown"),
+        (["manifest.csv"], 3, "neither DICOM"),
+        ([], 2, "Missing argument"),
+    ],
+)
+def test_refusals(infer, args: list[str], code: int, words: str) -> None:  # type: ignore[no-untyped-def]
+    result = infer(*args)
+    assert result.exit_code == code
+    assert words in result.stderr
+    assert result.stdout == ""
+
+
+def test_files_that_cannot_be_scored(infer, tmp_path: Path, site: Path) -> None:  # type: ignore[no-untyped-def]
+    whole = (site / "study.dcm").read_bytes()
+    (tmp_path / "cut.dcm").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.dcm").write_text("not a DICOM file\n" * 20)
+    ct = dx_dataset(np.arange(4096, dtype=np.uint16).reshape(64, 64))
+    ct.Modality = "CT"
+    save(ct, tmp_path / "ct.dcm")
+    for name, words in (("cut", "bytes"), ("text", "no DICM prefix"), ("ct", "Modality is CT")):
+        result = infer(str(tmp_path / f"{name}.dcm"))
+        assert result.exit_code == 3
+        assert words in result.stderr
+        assert result.stdout == ""
+        report = json.loads(infer(str(tmp_path / f"{name}.dcm"), "--json").stdout)
+        assert report["studies"][0]["images"][0]["status"] in ("failed", "not_evaluated")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert infer(str(empty)).exit_code == 3
+    both = infer("study.dcm", str(tmp_path / "cut.dcm"), "--csv")
+    assert both.exit_code == 8
+    assert [r["status"] for r in csv.DictReader(io.StringIO(both.stdout))].count("failed") == 1
+    assert infer("study.dcm", str(tmp_path / "ct.dcm")).exit_code == 0
+
+
+def test_bundle_from_the_environment(infer, site: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TIER_BUNDLE", str(site / "bundle"))
+    assert infer(str(site / "study.dcm")).exit_code == 0
+    monkeypatch.delenv("TIER_BUNDLE")
+    assert infer(str(site / "study.dcm")).exit_code == 2
+
+
+def test_help_names_every_option_and_verb(infer) -> None:  # type: ignore[no-untyped-def]
+    shown = infer("--help").stdout
+    for word in ("--labels", "--json", "--csv", "--heatmaps", "--bundle", "--device", "evaluate"):
+        assert word in shown
+    assert infer("-h").stdout == shown
+    assert "0.1.0" in infer("--version").stdout
+
+
+# evaluate
+
+
+def test_evaluate_agrees_with_the_scores_it_writes(infer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from sklearn.metrics import roc_auc_score
+
+    file = tmp_path / "scores.csv"
+    result = infer(
+        "evaluate",
+        "manifest.csv",
+        "--split",
+        "test",
+        "--json",
+        "--draws",
+        "50",
+        "--scores",
+        str(file),
+    )
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    truth = {row["image_path"]: row for row in csv.DictReader(Path("manifest.csv").open())}
+    scores = list(csv.DictReader(file.open()))
+    assert report["scored"] == 200
+    for row in report["auc"]:
+        mine = [s for s in scores if s["label"] == row["label"]]
+        y = [int(truth[s["image_path"]][row["label"]]) for s in mine]
+        expected = roc_auc_score(y, [float(s["score"]) for s in mine])
+        assert row["auc"] == pytest.approx(expected, abs=1e-12)
+        assert row["low"] <= row["auc"] <= row["high"]
+
+
+def test_evaluate_masks_empty_cells_and_groups(infer, tmp_path: Path, site: Path) -> None:  # type: ignore[no-untyped-def]
+    shutil.copytree(site / "images", tmp_path / "images")
+    rows = list(csv.DictReader((site / "manifest.csv").open()))[:60]
+    for n, row in enumerate(rows):
+        row["ward"] = "east" if n % 2 else "west"
+        row["edema"] = "" if n < 10 else row["edema"]
+    with (tmp_path / "some.csv").open("w", newline="") as out:
+        writer = csv.DictWriter(out, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    command = (
+        "evaluate",
+        str(tmp_path / "some.csv"),
+        "--labels",
+        "edema",
+        "--json",
+        "--draws",
+        "20",
+    )
+    report = json.loads(infer(*command, "--group-by", "ward").stdout)
+    counted = {row["group"]: row["positives"] + row["negatives"] for row in report["auc"]}
+    assert counted == {"all": 50, "east": 25, "west": 25}
+    folders = json.loads(infer(*command, "--group-by", "folder").stdout)
+    assert {row["group"] for row in folders["auc"]} == {"all", "images"}
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--split", "nowhere"], "no row with split"),
+        (["--group-by", "nothing"], "is no column"),
+        (["--labels", "hernia"], "not in set chexpert"),
+    ],
+)
+def test_evaluate_refuses(infer, args: list[str], words: str) -> None:  # type: ignore[no-untyped-def]
+    result = infer("evaluate", "manifest.csv", *args)
+    assert result.exit_code == 2
+    assert words in result.stderr

@@ -10,7 +10,7 @@ from tier_export.parity import Crops
 from tier_infer.geometry import GEOMETRIES, to_crop
 from tier_infer.images import load_image
 from tier_infer.intensity import to_8bit
-from tier_infer.label_sets import normal_id
+from tier_infer.label_sets import column_id
 from tier_train.checkpoint import Checkpoint
 from tier_train.manifest import read_manifest, truth_table
 from tier_train.phantom import FINDINGS, draw_phantom
@@ -36,6 +36,6 @@ def manifest_crops(path: Path, checkpoint: Checkpoint, limit: int = MAX_CROPS) -
     rows = rows[:: -(-len(rows) // limit)]
     geometry = GEOMETRIES[checkpoint.recipe.geometry]
     images = [load_image(path.parent / row.image_path, checkpoint.intensity) for row in rows]
-    columns = {normal_id(column): column for column in manifest.label_columns}
+    columns = {column_id(column): column for column in manifest.label_columns}
     pixels = np.stack([to_crop(image.grey, geometry) for image in images])
     return Crops(pixels, truth_table(rows, columns), f"{len(rows)} images of {manifest.name}")

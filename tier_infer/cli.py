@@ -148,7 +148,13 @@ def score(
 @click.option(
     "--scores", metavar="FILE", help="Write image_path,label,score for every scored image."
 )
-@click.option("--draws", default=1000, show_default=True, help="Bootstrap resamples of patients.")
+@click.option(
+    "--draws",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    help="Bootstrap resamples of patients; 0: no interval.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @device_option
 def evaluate(

@@ -7,33 +7,41 @@ in a value read from the file.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import warnings
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset, config
+from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
-from pydicom.pixels.utils import pixel_array
+from pydicom.pixels.decoders.base import get_decoder
 
+from tier_infer.codestream import describe
 from tier_infer.dicom_rules import (
     check_object,
     check_polarity,
     check_unsupported,
     header_flags,
-    named,
-    number,
+    tag,
+    text,
+    value_of,
     view_of,
+    whole,
 )
 from tier_infer.errors import FailedImage, RefusedImage
 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_INFLATED_BYTES = 512 * 2**20
 MAX_PIXELS = 64 * 2**20
+MAX_META_BYTES = 2**16  # of file meta information that is looked at for the transfer syntax
 DEFLATED = "1.2.840.10008.1.2.1.99"
 DECODERS = {  # transfer syntax UID → pydicom decoding plugin; "" is plain memory
     "1.2.840.10008.1.2": "",  # implicit VR little endian
@@ -63,69 +71,99 @@ class StoredImage:
 
 def read_dicom(path: Path) -> StoredImage:
     """Raises NotEvaluated (not ours to score) or FailedImage (not readable beyond doubt)."""
-    ds = _parse(path)
-    study_key = str(ds.get("StudyInstanceUID") or "") or None
+    with _quiet():
+        ds = _parse(path)
+        study_key = _identifier(ds, "StudyInstanceUID")
+        try:
+            check_object(ds)
+            inverted = check_polarity(ds)
+            check_unsupported(ds)
+            view, flags = view_of(ds), header_flags(ds)
+            stored, pixel_flags = _decode(ds)
+        except RefusedImage as refusal:
+            refusal.study_key = study_key
+            with contextlib.suppress(RefusedImage):
+                refusal.view = view_of(ds)
+            raise
+        instance_key = _identifier(ds, "SOPInstanceUID")
+    return StoredImage(stored, inverted, view, (*flags, *pixel_flags), study_key, instance_key)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """pydicom repeats header values in its warnings and log records; none may reach a log file."""
+    logger = logging.getLogger("pydicom")
+    before = logger.disabled
+    logger.disabled = True
     try:
-        check_object(ds)
-        view = view_of(ds)
-        inverted = check_polarity(ds)
-        check_unsupported(ds)
-        stored, pixel_flags = _decode(ds)
-    except RefusedImage as refusal:
-        refusal.study_key = study_key
-        refusal.view = view_of(ds)
-        raise
-    flags = (*header_flags(ds), *pixel_flags)
-    return StoredImage(
-        stored, inverted, view, flags, study_key, str(ds.get("SOPInstanceUID") or "") or None
-    )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
+
+
+def _identifier(ds: Dataset, keyword: str) -> str | None:
+    try:
+        return text(ds, keyword) or None
+    except FailedImage:
+        return None
 
 
 def _parse(path: Path) -> Dataset:
     if path.stat().st_size > MAX_FILE_BYTES:
         limit = MAX_FILE_BYTES // 2**20
-        raise FailedImage(
-            "too_large", f"the file is larger than {limit} MiB, the limit for one image"
-        )
+        raise FailedImage("too_large", f"the file is over {limit} MiB, the limit for one image")
     _check_inflated(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom repeats header values in its warnings
-        config.settings.reading_validation_mode = config.IGNORE
-        try:
-            return pydicom.dcmread(path)
-        except InvalidDicomError:
-            raise FailedImage("not_dicom", "the file has no DICOM header") from None
-        except Exception as error:  # any byte sequence may arrive; the text could hold a name
-            kind = type(error).__name__
-            raise FailedImage("unreadable", f"the DICOM header can't be parsed ({kind})") from None
+    config.settings.reading_validation_mode = config.IGNORE
+    try:
+        return pydicom.dcmread(path)
+    except InvalidDicomError:
+        raise FailedImage("not_dicom", "the file has no DICOM header") from None
+    except Exception as error:  # any byte sequence may arrive; the text could hold a name
+        kind = type(error).__name__
+        raise FailedImage("unreadable", f"the DICOM header can't be parsed ({kind})") from None
 
 
 def _check_inflated(path: Path) -> None:
     """Refuse a deflated dataset that inflates beyond the cap; zlib reaches 1032:1 at most."""
     if path.stat().st_size * 1032 <= MAX_INFLATED_BYTES:
         return
-    try:
-        meta = read_file_meta_info(path)
-        if str(meta.get("TransferSyntaxUID")) != DEFLATED:
-            return
-        start = 132 + 12 + int(meta.FileMetaInformationGroupLength)
-    except Exception:  # not parseable: the reader will say so
+    with path.open("rb") as file:
+        start, syntax = _end_of_meta(file.read(MAX_META_BYTES))
+    if syntax != DEFLATED:
         return
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     total, data = 0, path.read_bytes()[start:]
-    while data and not inflater.eof and total <= MAX_INFLATED_BYTES:
-        try:
+    try:
+        while data and not inflater.eof and total <= MAX_INFLATED_BYTES:
             total += len(inflater.decompress(data, 2**24))
-        except zlib.error:
-            return
-        data = inflater.unconsumed_tail
+            data = inflater.unconsumed_tail
+    except zlib.error:
+        raise FailedImage("unreadable", "the deflated dataset is damaged") from None
     if total > MAX_INFLATED_BYTES:
         raise FailedImage("too_large", "the deflated dataset inflates beyond 512 MiB")
 
 
+def _end_of_meta(head: bytes) -> tuple[int, str]:
+    """Where group 2 really ends, and its TransferSyntaxUID (PS3.10 7.1, explicit little endian).
+
+    (0002,0000) states the length of the group, but that is only the file's word.
+    """
+    at, syntax = 132, ""
+    while head[at : at + 2] == b"\x02\x00":
+        wide = head[at + 4 : at + 6] in (b"OB", b"OW", b"UN", b"SQ", b"UT")
+        size = int.from_bytes(head[at + 8 : at + 12] if wide else head[at + 6 : at + 8], "little")
+        start = at + (12 if wide else 8)
+        if head[at + 2 : at + 4] == b"\x10\x00":
+            syntax = head[start : start + size].rstrip(b"\0 ").decode("ascii", "replace")
+        at = start + size
+    return at, syntax
+
+
 def _decode(ds: Dataset) -> tuple[NDArray[np.integer], list[str]]:
     """Stored values [H, W], masked to BitsStored and sign-extended (PS3.5 8.1.1, 8.1.2)."""
-    bits_allocated, bits_stored = _check_pixel_module(ds)
+    rows, cols, bits_allocated, bits_stored, signed = _check_pixel_module(ds)
     syntax = str(getattr(ds.file_meta, "TransferSyntaxUID", ""))
     if syntax not in DECODERS:
         known = syntax if pydicom.uid.UID(syntax).is_transfer_syntax else "not a transfer syntax"
@@ -134,54 +172,68 @@ def _decode(ds: Dataset) -> tuple[NDArray[np.integer], list[str]]:
         )
     plugin = DECODERS[syntax]
     if not plugin:
-        _check_length(ds, bits_allocated)
+        _check_length(ds, rows * cols * bits_allocated // 8)
+    elif plugin != "pydicom":
+        _check_codestream(ds, rows, cols, bits_allocated, signed)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a decoder that warns is not sure; neither are we
         try:
-            raw = pixel_array(ds, raw=True, decoding_plugin=plugin)
+            raw = _decoded(ds, syntax, bits_allocated)
         except Exception as error:
             kind = type(error).__name__
             raise FailedImage(
                 "decode", f"(7FE0,0010) PixelData can't be decoded ({kind})"
             ) from None
-    if raw.shape != (int(ds.Rows), int(ds.Columns)):
+    if raw.shape != (rows, cols):
         raise FailedImage("decode", "decoded pixels do not have the Rows and Columns of the header")
-    return _stored_values(raw, bits_stored, signed=int(ds.PixelRepresentation) == 1)
+    stored = _stored_values(raw, bits_stored, signed)
+    kept = np.array_equal(stored.astype(raw.dtype), raw)  # in both, the sign reaches the top bit
+    return stored, [] if kept else ["high_bits_masked"]
 
 
-def _stored_values(
-    raw: NDArray[np.integer], bits_stored: int, signed: bool
-) -> tuple[NDArray[np.integer], list[str]]:
+def _decoded(ds: Dataset, syntax: str, bits_allocated: int) -> NDArray[np.integer]:
+    """Values as the decoder gives them, [H, W]. Where bytes are copied, all bits are asked for as
+    unsigned: pydicom would mask those above BitsStored without a word."""
+    options: dict[str, Any] = {"raw": True, "decoding_plugin": DECODERS[syntax]}
+    if DECODERS[syntax] in ("", "pydicom"):
+        options |= {"bits_stored": bits_allocated, "pixel_representation": 0}
+    array: NDArray[np.integer] = get_decoder(pydicom.uid.UID(syntax)).as_array(ds, **options)[0]
+    return array
+
+
+def _stored_values(raw: NDArray[np.integer], bits_stored: int, signed: bool) -> NDArray[np.integer]:
     low = raw.astype(np.int32) & ((1 << bits_stored) - 1)
-    stored = low - ((low >> (bits_stored - 1)) << bits_stored) if signed else low
-    flags = [] if np.array_equal(stored, raw) else ["high_bits_masked"]
-    return stored.astype(np.int16 if signed else np.uint16), flags
+    value = low - ((low >> (bits_stored - 1)) << bits_stored) if signed else low
+    return value.astype(np.int16 if signed else np.uint16)
 
 
-def _check_pixel_module(ds: Dataset) -> tuple[int, int]:
-    """Type 1 attributes of PS3.3 C.7.6.3 must be there and agree; no default is guessed."""
+def _check_pixel_module(ds: Dataset) -> tuple[int, int, int, int, bool]:
+    """Type 1 attributes of PS3.3 C.7.6.3 must be there and agree.
+
+    Returns rows, columns, bits allocated, bits stored and whether values are signed.
+    """
     need = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
-    for keyword in (*need, "SamplesPerPixel"):
-        if number(ds, keyword) is None:
-            raise FailedImage("pixel_module", f"{named(ds, keyword)}, so pixels can't be read")
-    rows, cols, allocated, stored, high, signed = (int(number(ds, k) or 0) for k in need)
-    if int(ds.SamplesPerPixel) != 1:
-        raise FailedImage("pixel_module", "(0028,0002) SamplesPerPixel is not 1; only grey images")
-    if rows < 1 or cols < 1 or rows * cols > MAX_PIXELS:
-        raise FailedImage("too_large", f"Rows x Columns must be 1 to {MAX_PIXELS} pixels")
-    if allocated not in (8, 16) or not 1 <= stored <= allocated or high != stored - 1:
+    rows, cols, allocated, stored, high, signed = (whole(ds, keyword) for keyword in need)
+    if whole(ds, "SamplesPerPixel") != 1:
+        raise FailedImage("pixel_module", f"{tag('SamplesPerPixel')} is not 1; only grey images")
+    if rows < 1 or cols < 1:
+        raise FailedImage("pixel_module", f"{tag('Rows')} and {tag('Columns')} must be above 0")
+    if rows * cols > MAX_PIXELS:
         raise FailedImage(
-            "pixel_module",
-            f"BitsAllocated {allocated}, BitsStored {stored}, HighBit {high} do not fit together",
+            "too_large", f"{tag('Rows')} times {tag('Columns')} is over {MAX_PIXELS} pixels"
+        )
+    if allocated not in (8, 16) or not 1 <= stored <= allocated or high != stored - 1:
+        words = ", ".join(tag(k) for k in ("BitsAllocated", "BitsStored", "HighBit"))
+        raise FailedImage(
+            "pixel_module", f"{words} do not fit together; allowed: 8 or 16, up to that, one less"
         )
     if signed not in (0, 1):
-        raise FailedImage("pixel_module", "(0028,0103) PixelRepresentation must be 0 or 1")
-    return allocated, stored
+        raise FailedImage("pixel_module", f"{tag('PixelRepresentation')} must be 0 or 1")
+    return rows, cols, allocated, stored, signed == 1
 
 
-def _check_length(ds: Dataset, bits_allocated: int) -> None:
-    expected = int(ds.Rows) * int(ds.Columns) * bits_allocated // 8
-    found = len(ds.PixelData)
+def _check_length(ds: Dataset, expected: int) -> None:
+    found = len(_pixel_bytes(ds))
     if found < expected:
         raise FailedImage(
             "truncated", f"(7FE0,0010) PixelData has {found} bytes, {expected} are needed"
@@ -190,3 +242,24 @@ def _check_length(ds: Dataset, bits_allocated: int) -> None:
         raise FailedImage(
             "pixel_length", f"(7FE0,0010) PixelData has {found} bytes, {expected} are described"
         )
+
+
+def _check_codestream(ds: Dataset, rows: int, cols: int, allocated: int, signed: bool) -> None:
+    """The codestream's own size and depth against the header's, before anything is decoded."""
+    try:
+        frame = next(generate_frames(_pixel_bytes(ds), number_of_frames=1))
+        stream = describe(frame)
+    except Exception as error:
+        kind = type(error).__name__
+        raise FailedImage("decode", f"(7FE0,0010) PixelData can't be decoded ({kind})") from None
+    jpeg_ls = str(ds.file_meta.TransferSyntaxUID).startswith("1.2.840.10008.1.2.4.8")
+    same_sign = jpeg_ls or stream.signed == signed  # JPEG-LS has no sign of its own
+    if (stream.rows, stream.cols, stream.components) != (rows, cols, 1) or not same_sign:
+        raise FailedImage("decode", "the compressed image has another size or sign than the header")
+    if stream.bits > allocated:
+        raise FailedImage("decode", f"the compressed image is deeper than {tag('BitsAllocated')}")
+
+
+def _pixel_bytes(ds: Dataset) -> bytes:
+    data = value_of(ds, "PixelData")
+    return data if isinstance(data, bytes) else b""

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
 
 from tier_infer.errors import FailedImage, NotEvaluated
 
@@ -110,21 +113,41 @@ PHOTOMETRIC = {
 
 def named(ds: Dataset, keyword: str, vocabulary: Iterable[str] = ()) -> str:
     """'(0028,0004) PhotometricInterpretation is RGB', the value only when it is a known word."""
-    tag = tag_for_keyword(keyword) or 0
-    head = f"({tag >> 16:04X},{tag & 0xFFFF:04X}) {keyword}"
     value = text(ds, keyword)
     if not value:
-        return f"{head} is missing"
-    return f"{head} is {value if value in set(vocabulary) else 'another value'}"
+        return f"{tag(keyword)} is missing"
+    return f"{tag(keyword)} is {value if value in set(vocabulary) else 'another value'}"
+
+
+def tag(keyword: str) -> str:
+    number = tag_for_keyword(keyword) or 0
+    return f"({number >> 16:04X},{number & 0xFFFF:04X}) {keyword}"
+
+
+def value_of(ds: Dataset, keyword: str) -> Any:
+    """pydicom converts a value when it is asked for, and may fail on it with any exception."""
+    try:
+        return ds.get(keyword)
+    except Exception:
+        raise FailedImage("bad_value", f"{tag(keyword)} can't be read") from None
+
+
+def values(ds: Dataset, keyword: str) -> list[Any]:
+    """All values of a tag; a single one is a list of one."""
+    value = value_of(ds, keyword)
+    if value is None or value == "":
+        return []
+    return list(value) if isinstance(value, MultiValue | Sequence) else [value]
 
 
 def text(ds: Dataset, keyword: str) -> str:
-    return str(ds.get(keyword) or "").strip().upper()
+    value = value_of(ds, keyword)
+    return "" if value is None else str(value).strip().upper()
 
 
 def number(ds: Dataset, keyword: str, default: float | None = None) -> float | None:
     """A numeric tag as float; `default` when absent, FailedImage when it is not a finite number."""
-    value = ds.get(keyword)
+    value = value_of(ds, keyword)
     if value is None or value == "":
         return default
     try:
@@ -132,13 +155,23 @@ def number(ds: Dataset, keyword: str, default: float | None = None) -> float | N
     except (TypeError, ValueError):
         result = math.nan
     if not math.isfinite(result):
-        raise FailedImage("bad_number", f"{named(ds, keyword)}; a finite number is required")
+        raise FailedImage("bad_number", f"{tag(keyword)} must be a finite number")
     return result
+
+
+def whole(ds: Dataset, keyword: str) -> int:
+    """A type 1 integer; no default is guessed."""
+    result = number(ds, keyword)
+    if result is None:
+        raise FailedImage("pixel_module", f"{tag(keyword)} is missing, so pixels can't be read")
+    if not result.is_integer():
+        raise FailedImage("bad_number", f"{tag(keyword)} must be a whole number")
+    return int(result)
 
 
 def check_object(ds: Dataset) -> None:
     """Is it a single-frame grey chest radiograph? NotEvaluated by rule otherwise."""
-    modality, sop = text(ds, "Modality"), str(ds.get("SOPClassUID") or "")
+    modality, sop = text(ds, "Modality"), text(ds, "SOPClassUID")
     if modality not in RADIOGRAPHY and (modality or sop not in RADIOGRAPHY_SOP):
         raise NotEvaluated(
             "modality", f"{named(ds, 'Modality', MODALITIES)}; only CR and DX images are scored"
@@ -189,21 +222,20 @@ def check_polarity(ds: Dataset) -> bool:
 
 def check_unsupported(ds: Dataset) -> None:
     """What this version can't render exactly is refused rather than guessed."""
-    orientation = [str(v).upper() for v in ds.get("PatientOrientation") or []]
-    spacing = [float(v) for v in ds.get("PixelAspectRatio") or [1, 1]]
-    if ds.get("ModalityLUTSequence"):
+    orientation = tuple(str(v).upper()[:1] for v in values(ds, "PatientOrientation"))
+    aspect = [str(v) for v in values(ds, "PixelAspectRatio")]
+    if values(ds, "ModalityLUTSequence"):
         raise FailedImage("modality_lut", "(0028,3000) ModalityLUTSequence is not supported")
     if "PixelPaddingValue" in ds:
         raise FailedImage(
             "pixel_padding",
             "(0028,0120) PixelPaddingValue is not supported: it moves the grey scale",
         )
-    if len(spacing) == 2 and spacing[0] != spacing[1]:
+    if aspect and (len(aspect) != 2 or aspect[0] != aspect[1]):
         raise FailedImage(
             "aspect_ratio", "(0028,0034) PixelAspectRatio other than 1\\1 is not supported"
         )
-    upright = len(orientation) != 2 or (orientation[0][:1], orientation[1][:1]) == ("L", "F")
-    if not upright and view_of(ds) != "lateral":
+    if orientation not in ((), ("L", "F")) and view_of(ds) != "lateral":
         raise FailedImage(
             "orientation",
             "(0020,0020) PatientOrientation is not L\\F: the image is mirrored or rotated",
@@ -213,8 +245,9 @@ def check_unsupported(ds: Dataset) -> None:
 def view_of(ds: Dataset) -> str:
     """'PA', 'AP', 'lateral', 'oblique' or 'unknown', from ViewPosition or ViewCodeSequence."""
     position = text(ds, "ViewPosition")
-    if not position and ds.get("ViewCodeSequence"):
-        position = text(ds.ViewCodeSequence[0], "CodeMeaning")
+    codes = [] if position else values(ds, "ViewCodeSequence")
+    if codes and isinstance(codes[0], Dataset):
+        position = text(codes[0], "CodeMeaning")
         for word, view in (("OBLIQUE", "oblique"), ("LATERAL", "lateral")):
             if word in position:
                 return view
@@ -229,7 +262,7 @@ def view_of(ds: Dataset) -> str:
 def header_flags(ds: Dataset) -> list[str]:
     """What a reader of the score should know and the header says."""
     flags = []
-    if any(v not in (None, "") for v in (ds.get("WindowWidth"), ds.get("VOILUTSequence"))):
+    if values(ds, "WindowWidth") or values(ds, "VOILUTSequence"):
         flags.append("window_ignored")  # both intensity presets work on stored values
     if text(ds, "LossyImageCompression") == "01":
         flags.append("lossy")

@@ -15,7 +15,7 @@ import numpy as np
 from tier_infer.bundle import Bundle
 from tier_infer.engine import Engine
 from tier_infer.errors import UsageError
-from tier_infer.label_sets import normal_id
+from tier_infer.label_sets import column_id
 from tier_infer.metrics import bootstrap_auc, roc_auc
 from tier_infer.scoring import ImageResult, Selection, score_images, select_labels
 
@@ -56,7 +56,7 @@ def read_labels(path: Path, split: str | None) -> LabelledImages:
         rows = [row for row in rows if row["split"] == split]
         if not rows:
             raise UsageError(f"{path} has no row with split {split!r}")
-    return LabelledImages(rows, path.parent, {normal_id(c): c for c in rows[0]})
+    return LabelledImages(rows, path.parent, {column_id(c): c for c in rows[0]})
 
 
 def evaluate(

@@ -3,13 +3,14 @@ files of 8 bits are taken as they are: they already went through somebody's."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from tier_infer.dicom import MAX_PIXELS, read_dicom
 from tier_infer.errors import FailedImage, NotEvaluated, UsageError
@@ -36,14 +37,18 @@ def find_images(paths: Iterable[str]) -> list[str]:
     found: list[str] = []
     for given in paths:
         path = Path(given)
-        if path.is_dir():
+        try:
+            is_folder, exists = path.is_dir(), path.exists()
+        except OSError:  # a name the file system can't even ask for
+            is_folder = exists = False
+        if is_folder:
             inside = sorted(
                 str(p) for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")
             )
             if not inside:
                 raise FailedImage("empty_folder", f"{given} holds no files")
             found.extend(inside)
-        elif path.is_file():
+        elif exists:
             found.append(given)
         else:
             raise UsageError(f"{given} does not exist; give a DICOM, PNG or JPEG file or a folder")
@@ -75,24 +80,29 @@ def load_image(path: Path, intensity: str) -> Radiograph:
 
 
 def _read_picture(path: Path) -> Radiograph:
-    try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise FailedImage("too_large", f"the image has more than {MAX_PIXELS} pixels")
-            image.load()
-            turned = ImageOps.exif_transpose(image)
-    except FailedImage:
-        raise
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-        kind = type(error).__name__
-        raise FailedImage("decode", f"the picture can't be decoded ({kind})") from None
+    too_large = FailedImage("too_large", f"the picture has more than {MAX_PIXELS} pixels")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's speak of metadata; pixels are checked below
+        try:
+            with Image.open(path, formats=("PNG", "JPEG")) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise too_large
+                image.load()
+                orientation = image.getexif().get(ORIENTATION, 1)
+                turned = ImageOps.exif_transpose(image)
+        except FailedImage:
+            raise
+        except Image.DecompressionBombError:
+            raise too_large from None
+        except Exception as error:  # Pillow raises eight kinds on damaged files
+            kind = type(error).__name__
+            raise FailedImage("decode", f"the picture can't be decoded ({kind})") from None
     grey = _grey(turned)
     if grey.min() == grey.max():
         raise FailedImage(
             "constant_image", "every pixel has the same value, so there is no picture"
         )
-    rotated = image.getexif().get(ORIENTATION, 1) != 1
-    return Radiograph(grey, "unknown", ("exif_rotated",) if rotated else ())
+    return Radiograph(grey, "unknown", ("exif_rotated",) if orientation in range(2, 9) else ())
 
 
 def _grey(image: Image.Image) -> NDArray[np.uint8]:

@@ -46,23 +46,32 @@ def normal_id(text: str) -> str:
     return re.sub(r"[\s_\-]+", "_", text.strip().lower())
 
 
+def column_id(text: str) -> str:
+    """The label id of a CSV column, whatever its spelling: 'Edema (mild)' is edema_mild."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
 def load_label_set(source: str) -> LabelSet:
     """A packaged set by name (`chexpert`) or any TOML file by path."""
-    packaged = FOLDER / f"{source}.toml"
-    path = packaged if _ID.fullmatch(source) and packaged.is_file() else Path(source)
-    if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
+    packaged = {p.stem: p for p in FOLDER.glob("*.toml")}
+    path = packaged.get(source, Path(source))
+    try:
+        exists = path.is_file()
+    except (OSError, ValueError):  # a name the file system can't even ask for
+        exists = False
+    if not exists:
+        names = ", ".join(sorted(packaged))
         raise UsageError(f"label set {source!r} is neither packaged ({names}) nor a TOML file")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"label set file {source} is not valid TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
+        raise UsageError(f"label set file {source} is not valid TOML: {error}") from None
     return parse_label_set(table, source)
 
 
 def set_from_names(set_id: str, names: list[str]) -> LabelSet:
     """PadChest-style queries for bare names: 'X is present.' against 'No X.' (TIER, 2.4)."""
-    labels = [{"id": normal_id(name), "name": name} for name in names]
+    labels = [{"id": column_id(name), "name": name} for name in names]
     templates = {"positive_template": "{} is present.", "negative_template": "No {}."}
     return parse_label_set({"set": set_id, "label": labels, **templates}, set_id)
 
@@ -70,6 +79,10 @@ def set_from_names(set_id: str, names: list[str]) -> LabelSet:
 def parse_label_set(table: dict[str, Any], source: str) -> LabelSet:
     known = {"set", "negative", "positive_template", "negative_template", "label"}
     _refuse_unknown(table, known, source)
+    for key in ("positive_template", "negative_template"):
+        template = table.get(key, "{}")
+        if not isinstance(template, str) or template.count("{}") != 1 or template.count("{") != 1:
+            raise UsageError(f"label set {source}: {key} must be a sentence with one {{}}")
     rows = table.get("label")
     set_id = table.get("set")
     if not isinstance(set_id, str) or not _ID.fullmatch(set_id):
@@ -84,19 +97,26 @@ def parse_label_set(table: dict[str, Any], source: str) -> LabelSet:
     return LabelSet(set_id, labels)
 
 
-def _parse_label(row: dict[str, Any], table: dict[str, Any], source: str) -> Label:
+def _parse_label(row: object, table: dict[str, Any], source: str) -> Label:
+    if not isinstance(row, dict):
+        raise UsageError(f"label set {source}: every label is a [[label]] table")
     _refuse_unknown(row, {"id", "name", "positive", "negative", "codes"}, source)
     label_id = normal_id(str(row.get("id", "")))
     if not _ID.fullmatch(label_id):
         raise UsageError(f"label set {source}: {row.get('id')!r} is no label id")
-    name = str(row.get("name", label_id.replace("_", " ").capitalize()))
+    name = row.get("name", label_id.replace("_", " ").capitalize())
+    codes = row.get("codes", {})
+    if not isinstance(name, str) or not name.strip():
+        raise UsageError(f"label set {source}: the name of {label_id} must be text")
+    if not isinstance(codes, dict) or not all(isinstance(c, str) and c for c in codes.values()):
+        raise UsageError(f"label set {source}: the codes of {label_id} must be a table of text")
     positive = _prompts(row.get("positive"), table.get("positive_template"), name)
     negative = _prompts(
         row.get("negative", table.get("negative")), table.get("negative_template"), name
     )
     if not positive:
         raise UsageError(f"label set {source}: label {label_id} has no positive sentence")
-    return Label(label_id, name, positive, negative, dict(row.get("codes", {})))
+    return Label(label_id, name, positive, negative, codes)
 
 
 def _prompts(given: object, template: object, name: str) -> tuple[str, ...]:
@@ -105,11 +125,10 @@ def _prompts(given: object, template: object, name: str) -> tuple[str, ...]:
         if not isinstance(given, list) or not all(isinstance(p, str) and p.strip() for p in given):
             raise UsageError(f"the prompts of {name} must be a list of sentences")
         return tuple(given)
-    if isinstance(template, str):
-        lowered = name if name.isupper() else name.lower()
-        sentence = template.format(lowered)
-        return (sentence[:1].upper() + sentence[1:],)
-    return ()
+    if template is None:
+        return ()
+    sentence = str(template).replace("{}", name if name.isupper() else name.lower())
+    return (sentence[:1].upper() + sentence[1:],)
 
 
 def _refuse_unknown(table: dict[str, Any], known: set[str], source: str) -> None:

@@ -11,10 +11,13 @@ def roc_auc(truth: ArrayLike, scores: ArrayLike) -> float:
 
     truth: [n] of 0/1. scores: [n] finite. Ranks are averaged over ties, as scikit-learn does.
     """
-    y = np.asarray(truth).astype(bool)
+    known = np.asarray(truth)
     s = np.asarray(scores, dtype=np.float64)
     if not np.isfinite(s).all():
         raise ValueError("scores must be finite")
+    if not np.isin(known, (0, 1)).all():
+        raise ValueError("truth must be 1 or 0; leave unknown cases out")
+    y = known.astype(bool)
     n_pos, n_neg = int(y.sum()), int((~y).sum())
     if n_pos == 0 or n_neg == 0:
         return float("nan")
@@ -37,6 +40,8 @@ def bootstrap_auc(
     """
     y = np.asarray(truth)
     s = np.asarray(scores, dtype=np.float64)
+    if draws < 1 or not len(y):
+        return float("nan"), float("nan")
     names = np.arange(len(y)) if groups is None else np.asarray(groups)
     _, member = np.unique(names, return_inverse=True)
     rows_of: list[NDArray[np.intp]] = [np.flatnonzero(member == g) for g in range(member.max() + 1)]

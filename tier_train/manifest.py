@@ -23,7 +23,7 @@ from tier_infer.errors import RefusedImage, UsageError
 from tier_infer.geometry import Geometry, center_crop, resize_short_side
 from tier_infer.images import load_image
 from tier_infer.intensity import PRESETS, looks_equalised
-from tier_infer.label_sets import LabelSet, load_label_set, normal_id, set_from_names
+from tier_infer.label_sets import LabelSet, load_label_set, column_id, set_from_names
 from tier_train.captions import caption
 
 REQUIRED = ("image_path", "patient_id", "split")
@@ -158,7 +158,7 @@ def truth_table(rows: list[Row], labels: dict[str, str]) -> dict[str, NDArray[np
 
 def validation_labels(manifest: Manifest) -> tuple[LabelSet, dict[str, str]]:
     """Queries for the label columns: CheXpert's prompts where they exist, else 'X is present.'"""
-    columns = {normal_id(c): c for c in manifest.label_columns if normal_id(c) != "no_finding"}
+    columns = {column_id(c): c for c in manifest.label_columns if column_id(c) != "no_finding"}
     chexpert = [label for label in load_label_set("chexpert").labels if label.id in columns]
     rest = [c for i, c in columns.items() if i not in {label.id for label in chexpert}]
     others = list(set_from_names("manifest", rest).labels) if rest else []

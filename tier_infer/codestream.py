@@ -1,0 +1,56 @@
+"""What a compressed image says of itself, read before any decoder allocates memory for it.
+
+A decoder believes the codestream, pydicom cuts its output into Rows and Columns of the header:
+where the two differ, rows would be scrambled or values wrap, and nothing would be raised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+JPEG_START, J2K_START = b"\xff\xd8", b"\xff\x4f"
+BASELINE_SOF, JPEGLS_SOF = 0xC0, 0xF7  # T.81 table B.1, T.87 C.1.1
+
+
+@dataclass(frozen=True)
+class Codestream:
+    rows: int
+    cols: int
+    bits: int
+    components: int
+    signed: bool
+
+
+def describe(data: bytes) -> Codestream:
+    """JPEG baseline, JPEG-LS or JPEG 2000 (bare or in a JP2 box). ValueError for anything else."""
+    if data.startswith(JPEG_START):
+        return _jpeg(data)
+    start = data.find(J2K_START + b"\xff\x51")
+    if start < 0:
+        raise ValueError("no codestream")
+    return _jpeg2000(data[start:])
+
+
+def _jpeg(data: bytes) -> Codestream:
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte, T.81 B.1.1.2
+            at += 1
+            continue
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker in (BASELINE_SOF, JPEGLS_SOF):
+            frame = data[at + 4 : at + 2 + length]
+            rows, cols = (int.from_bytes(frame[i : i + 2], "big") for i in (1, 3))
+            return Codestream(rows, cols, frame[0], frame[5], False)
+        if 0xC1 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            raise ValueError("another JPEG process")  # extended, lossless, arithmetic, ...
+        at += 2 + length
+    raise ValueError("no frame header")
+
+
+def _jpeg2000(data: bytes) -> Codestream:
+    """The SIZ segment, which must come first (T.800 A.5.1)."""
+    width, height, left, top = (int.from_bytes(data[i : i + 4], "big") for i in (8, 12, 16, 20))
+    components, depth = int.from_bytes(data[40:42], "big"), data[42]
+    return Codestream(height - top, width - left, (depth & 0x7F) + 1, components, depth >= 0x80)

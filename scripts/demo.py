@@ -78,7 +78,9 @@ def run(folder: Path, seed: int) -> None:
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     click.echo(table(summary))
     click.echo(f"\nleft in {folder}/: summary.json, bundle, study, test.csv, curves.png, heatmaps")
-    click.echo(f"recompute: {BIN.name}/tier-infer evaluate {folder}/test.csv --bundle {folder}/bundle")
+    click.echo(
+        f"recompute: {BIN.name}/tier-infer evaluate {folder}/test.csv --bundle {folder}/bundle"
+    )
 
 
 @main.command()
@@ -178,9 +180,7 @@ def torch_auc(checkpoint: Any, crops: Any) -> dict[str, Any]:
     from tier_train.zero_shot import zero_shot_auc
 
     labels = load_label_set("chexpert")
-    areas = zero_shot_auc(
-        checkpoint.model, checkpoint.tokenizer, crops.pixels, crops.truth, labels
-    )
+    areas = zero_shot_auc(checkpoint.model, checkpoint.tokenizer, crops.pixels, crops.truth, labels)
     return with_mean(areas)
 
 
@@ -208,9 +208,7 @@ def patch_entropy_of(folder: Path, checkpoint: Any) -> float:
 
     manifest = read_manifest(folder / "test.csv")
     geometry = GEOMETRIES[checkpoint.recipe.geometry]
-    rows, squares = load_squares(
-        manifest, manifest.split("test"), checkpoint.intensity, geometry
-    )
+    rows, squares = load_squares(manifest, manifest.split("test"), checkpoint.intensity, geometry)
     pixels = np.array([center_crop(square, geometry.crop) for square in squares])
     _, patch_e = encode_images(checkpoint.model, pixels)
     values, tokens = 0.0, 0

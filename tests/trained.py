@@ -1,6 +1,6 @@
 """A small trained site, made the way a user makes one: phantoms, checkpoint, bundle, study.dcm.
 
-    python tests/trained.py FOLDER
+python tests/trained.py FOLDER
 """
 
 from __future__ import annotations

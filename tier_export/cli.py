@@ -74,7 +74,7 @@ def main(
     if checkpoint.alarm:
         click.echo(f"tier-export: collapse alarm in training: {checkpoint.alarm}", err=True)
     measured_on = manifest_crops(crops, checkpoint) if crops else phantom_crops(checkpoint)
-    name = f"{checkpoint.training['data']} {checkpoint.recipe.name}"
+    name = f"{checkpoint.training.get('data', 'unknown')} {checkpoint.recipe.name}"
     manifest = export(
         checkpoint, sets, measured_on, target, fp16, name, lambda s: click.echo(s, err=True)
     )

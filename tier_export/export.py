@@ -179,7 +179,7 @@ def describe(
                 "alarm": checkpoint.alarm,
             }
         ],
-        training_data=str(checkpoint.training["data"]),
+        training_data=str(checkpoint.training.get("data", "unknown")),
         parity=parity,
     )
 

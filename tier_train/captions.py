@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tier_infer.label_sets import column_id
+
 POSITIVE = (
     "{} is present.",
     "There is {}.",
@@ -34,9 +36,10 @@ SAY_ABSENT = 0.3
 
 def caption(labels: dict[str, int], rng: np.random.Generator) -> str:
     """labels: name → 1 or 0, names as the manifest's columns; '' when all is empty."""
-    absent = [n for n, value in labels.items() if value == 0 and n != "no finding"]
-    sentences = [_fill(POSITIVE, n, rng) for n, v in labels.items() if v == 1 and n != "no finding"]
-    if labels.get("no finding") == 1:
+    findings = {n: v for n, v in labels.items() if column_id(n) != "no_finding"}
+    absent = [n for n, value in findings.items() if value == 0]
+    sentences = [_fill(POSITIVE, n, rng) for n, value in findings.items() if value == 1]
+    if any(value == 1 for n, value in labels.items() if n not in findings):
         sentences.append(_fill(NORMAL, "", rng))
     said = [_fill(NEGATIVE, n, rng) for n in absent if rng.random() < SAY_ABSENT]
     if not sentences and not said and absent:

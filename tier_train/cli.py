@@ -23,7 +23,7 @@ class Guarded(click.Group):
         except TierError as error:
             if "--debug" in sys.argv:
                 raise
-            click.echo(f"{ctx.info_name}: {error}", err=True)
+            click.echo(f"tier-train: {error}", err=True)
             ctx.exit(error.exit_code)
 
 

@@ -48,8 +48,9 @@ def patch_entropy(sim: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor
 
 def token_entropy(sim: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
     """Mean over patches of H over the tokens that count; every row of mask needs one True."""
-    # −1e4, not −inf: exp gives exactly 0 either way, but 0 · −inf would be NaN.
-    held = (sim / temperature).masked_fill(~mask[:, :, None], -1e4)
+    # Finite, not −inf: exp gives exactly 0 either way, but 0 · −inf would be NaN.
+    lowest = torch.finfo(sim.dtype).min / 2
+    held = (sim / temperature).masked_fill(~mask[:, :, None], lowest)
     log_p = torch.log_softmax(held, dim=1)
     return -(log_p.exp() * log_p).sum(1).mean()  # sum over T: [N, P]
 

@@ -11,8 +11,10 @@ any other    a label column if its cells are 1, 0 or empty; empty means unknown,
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from tier_infer.errors import RefusedImage, UsageError
 from tier_infer.geometry import Geometry, center_crop, resize_short_side
 from tier_infer.images import load_image
 from tier_infer.intensity import PRESETS, looks_equalised
-from tier_infer.label_sets import LabelSet, load_label_set, column_id, set_from_names
+from tier_infer.label_sets import LabelSet, column_id, load_label_set, set_from_names
 from tier_train.captions import caption
 
 REQUIRED = ("image_path", "patient_id", "split")
@@ -63,34 +65,23 @@ class Manifest:
 
 def read_manifest(path: Path, skip_bad: bool = False) -> Manifest:
     """Raises UsageError for anything that would train on other pairs than the user meant."""
-    try:
-        raw = path.read_bytes()
-        reader = csv.DictReader(raw.decode("utf-8-sig").splitlines())
-        table = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"manifest {path} can't be read as CSV: {error}") from error
-    columns = list(reader.fieldnames or [])
-    missing = [c for c in REQUIRED if c not in columns]
-    if missing or not table:
-        raise UsageError(
-            f"manifest {path} needs rows and the columns {', '.join(REQUIRED)}; "
-            f"missing: {', '.join(missing) or 'rows'}"
-        )
+    raw, columns, table = _read_csv(path)
     _check_splits(table)
-    label_columns = tuple(
-        c for c in columns if c not in REQUIRED + OPTIONAL and _is_label(c, table)
-    )
+    labels = [c for c in columns if c not in REQUIRED + OPTIONAL and _is_label(c, table)]
+    _check_label_names(labels)
     table = _drop_missing(path, table, skip_bad)
-    rows = tuple(_row(cells, label_columns) for cells in table)
-    empty = [row.number for row in rows if not row.text and not row.labels]
+    rows = tuple(_row(number, cells, labels) for number, cells in table)
+    empty = [row.number for row in rows if not row.caption(0, 0)]
     if empty:
         raise UsageError(
             f"{len(empty)} manifest rows have neither text nor label, the first is line {empty[0]}"
         )
-    lateral = any((c.get("view") or "").strip().lower() in ("lateral", "ll", "rl") for c in table)
+    lateral = any(
+        (c.get("view") or "").strip().lower() in ("lateral", "ll", "rl") for _, c in table
+    )
     views = ("frontal", "lateral") if lateral else ("frontal",)
     digest = hashlib.sha256(raw).hexdigest()
-    return Manifest(path, rows, label_columns, _intensity(table), views, digest)
+    return Manifest(path, rows, tuple(labels), _intensity(table), views, digest)
 
 
 def load_squares(
@@ -132,17 +123,18 @@ def resolve_intensity(manifest: Manifest, named: str) -> tuple[str, str]:
         return named, "named by the recipe"
     if manifest.intensity:
         return manifest.intensity, "named by the manifest"
-    rows = manifest.rows[:: max(1, len(manifest.rows) // 64)]
-    if not all(Path(r.image_path).suffix.lower() in (".jpg", ".jpeg") for r in rows):
+    if not all(Path(r.image_path).suffix.lower() in (".jpg", ".jpeg") for r in manifest.rows):
         raise UsageError(
             "the manifest names no intensity preset and its files are not all 8-bit JPEG; add a "
             f"column `intensity` or --set intensity=… ({', '.join(PRESETS)})"
         )
-    flat = [
-        looks_equalised(load_image(manifest.path.parent / r.image_path, "minmax").grey)
-        for r in rows
-    ]
-    preset = "mimic-jpg" if np.mean(flat) > 0.5 else "minmax"
+    flat = []
+    for row in manifest.rows[:: max(1, len(manifest.rows) // 64)]:
+        with contextlib.suppress(RefusedImage):  # load_squares will name it
+            flat.append(
+                looks_equalised(load_image(manifest.path.parent / row.image_path, "minmax").grey)
+            )
+    preset = "mimic-jpg" if sum(flat) > len(flat) / 2 else "minmax"
     return preset, (
         f"the manifest names none; {sum(flat)} of {len(flat)} sampled JPEGs are equalised"
     )
@@ -165,10 +157,35 @@ def validation_labels(manifest: Manifest) -> tuple[LabelSet, dict[str, str]]:
     return LabelSet("manifest", (*chexpert, *others)), columns
 
 
-def _check_splits(table: list[dict[str, str]]) -> None:
+Lines = list[tuple[int, dict[str, str]]]  # line in the file, cells by column
+
+
+def _read_csv(path: Path) -> tuple[bytes, list[str], Lines]:
+    """newline="" and strict: a line break inside quotes is text, an open quote is an error."""
+    try:
+        raw = path.read_bytes()
+        text = io.StringIO(raw.decode("utf-8-sig"), newline="")
+        reader = csv.DictReader(text, strict=True)
+        table = [(reader.line_num, cells) for cells in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"manifest {path} can't be read as CSV: {error}") from None
+    columns = list(reader.fieldnames or [])
+    missing = [c for c in REQUIRED if c not in columns]
+    if missing or not table:
+        raise UsageError(
+            f"manifest {path} needs rows and the columns {', '.join(REQUIRED)}; "
+            f"missing: {', '.join(missing) or 'rows'}"
+        )
+    for number, cells in table:
+        if None in cells or None in cells.values():
+            raise UsageError(f"manifest line {number} has not {len(columns)} cells as the header")
+    return raw, columns, table
+
+
+def _check_splits(table: Lines) -> None:
     seen: dict[str, tuple[str, int]] = {}
-    for number, cells in enumerate(table, start=2):
-        split, patient = (cells["split"] or "").strip(), (cells["patient_id"] or "").strip()
+    for number, cells in table:
+        split, patient = cells["split"].strip(), cells["patient_id"].strip()
         if split not in SPLITS:
             raise UsageError(
                 f"manifest line {number}: split is {split!r}, allowed: {', '.join(SPLITS)}"
@@ -183,39 +200,48 @@ def _check_splits(table: list[dict[str, str]]) -> None:
             )
 
 
-def _is_label(column: str, table: list[dict[str, str]]) -> bool:
-    values = [(n, (cells[column] or "").strip()) for n, cells in enumerate(table, start=2)]
-    filled = [(n, v) for n, v in values if v]
+def _is_label(column: str, table: Lines) -> bool:
+    """All filled cells are 1 or 0; when only most of them are, the odd one is an error."""
+    if not column_id(column):  # no letter in it: a row counter
+        return False
+    filled = [(n, cells[column].strip()) for n, cells in table if cells[column].strip()]
     odd = [(n, v) for n, v in filled if v not in ("0", "1", "0.0", "1.0")]
-    if odd and len(odd) < 0.1 * len(filled):
+    if odd and len(odd) < 0.5 * len(filled):
         raise UsageError(
             f"manifest line {odd[0][0]}: column {column!r} must be 1, 0 or empty, as elsewhere"
         )
     return bool(filled) and not odd
 
 
-def _drop_missing(path: Path, table: list[dict[str, str]], skip: bool) -> list[dict[str, str]]:
-    for number, cells in enumerate(table, start=2):
-        cells["#"] = str(number)
-    present = [c for c in table if (path.parent / c["image_path"]).is_file()]
+def _check_label_names(columns: list[str]) -> None:
+    ids = [column_id(c) for c in columns]
+    twice = [c for c, i in zip(columns, ids, strict=True) if ids.count(i) > 1]
+    if twice:
+        raise UsageError(f"label columns {', '.join(map(repr, twice))} are no distinct names")
+
+
+def _drop_missing(path: Path, table: Lines, skip: bool) -> Lines:
+    present = [(n, c) for n, c in table if (path.parent / c["image_path"]).is_file()]
     if len(present) < len(table) and not skip:
-        first = next(c for c in table if not (path.parent / c["image_path"]).is_file())
+        number, cells = next(row for row in table if row not in present)
         raise UsageError(
             f"{len(table) - len(present)} of {len(table)} images of the manifest do not exist, the "
-            f"first is {first['image_path']} (line {first['#']}); mend the paths, or leave the "
+            f"first is {cells['image_path']} (line {number}); mend the paths, or leave the "
             "rows out with --skip-bad"
         )
+    if not present:
+        raise UsageError(f"no image of the {len(table)} rows of {path} exists")
     return present
 
 
-def _row(cells: dict[str, str], label_columns: tuple[str, ...]) -> Row:
-    labels = {c: int(float(cells[c])) for c in label_columns if (cells[c] or "").strip()}
-    text = (cells.get("text") or "").strip()
-    return Row(cells["image_path"], cells["split"].strip(), text, labels, int(cells["#"]))
+def _row(number: int, cells: dict[str, str], labels: list[str]) -> Row:
+    known = {c: int(float(cells[c])) for c in labels if cells[c].strip()}
+    text = cells.get("text", "").strip()
+    return Row(cells["image_path"], cells["split"].strip(), text, known, number)
 
 
-def _intensity(table: list[dict[str, str]]) -> str:
-    names = {(cells.get("intensity") or "").strip() for cells in table}
+def _intensity(table: Lines) -> str:
+    names = {cells.get("intensity", "").strip() for _, cells in table}
     if names <= {""}:
         return ""
     if len(names) > 1 or not names <= set(PRESETS):

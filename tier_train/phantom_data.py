@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -28,13 +29,18 @@ STUDY_INDEX = 10_000_000  # phantoms of study.dcm: beyond any training or test i
 def write_phantoms(folder: Path, seed: int, counts: dict[str, int], workers: int = 0) -> Path:
     """counts: images per split. Writes images/*.dcm, study.dcm and, last, manifest.csv."""
     manifest = folder / "manifest.csv"
-    if manifest.exists():
-        raise UsageError(f"{manifest} exists already; choose another folder with -o")
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for path in (manifest, folder / "study.dcm", folder / "images"):
+        if path.exists():
+            raise UsageError(f"{path} exists already; choose another folder with -o")
+    try:
+        (folder / "images").mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"-o {folder} can't be made ({error.strerror})") from None
     splits = [split for split, count in counts.items() for _ in range(count)]
     jobs = list(enumerate(splits))
     task = partial(_write_one, folder, seed)
-    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+    context = multiprocessing.get_context("spawn")  # the caller may have threads
+    with ProcessPoolExecutor(workers or os.cpu_count(), context) as pool:
         rows = list(pool.map(task, jobs, chunksize=32))
     write_study(folder / "study.dcm", seed, 0)
     buffer = io.StringIO()

@@ -18,6 +18,31 @@ from tier_infer.geometry import GEOMETRIES
 from tier_infer.intensity import PRESETS
 
 FOLDER = Path(__file__).with_name("recipes")
+ARCH_OF = {"small-112": "narrow", "tier-224-imagenet": "resnet50"}
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
+    "embed_dim": (1, 4096),
+    "logit_scale_init": (-5, 8),
+    "text_width": (1, 4096),
+    "text_layers": (1, 48),
+    "text_heads": (1, 64),
+    "text_dropout": (0, 0.9),
+    "vocab_size": (64, 10**6),
+    "max_tokens": (3, 512),  # [CLS], a word, [SEP]; BERT has 512 positions
+    "lambda_patch": (0, 1000),
+    "lambda_token": (0, 1000),
+    "entropy_temperature": (0.01, 1000),
+    "steps": (1, 10**9),
+    "batch_size": (2, 10**6),  # a pair needs another to differ from
+    "lr": (1e-9, 10),
+    "weight_decay": (0, 10),
+    "warmup": (0, 1),
+    "validate_every": (1, 10**9),
+    "rotate": (0, 90),
+    "zoom": (0, 0.5),  # beyond 1 it would mirror the radiograph
+    "brightness": (0, 1),
+    "contrast": (0, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -119,25 +144,17 @@ def _check_ranges(recipe: Recipe) -> None:
         if getattr(recipe, key) not in allowed:
             words = ", ".join(word for word in allowed if word)
             raise UsageError(f"recipe key {key} is {getattr(recipe, key)!r}; allowed: {words}")
-    positive: tuple[str, ...] = (
-        "steps",
-        "batch_size",
-        "validate_every",
-        "entropy_temperature",
-        "lr",
-        "text_heads",
-    )
-    positive += ("embed_dim", "text_width", "text_layers", "vocab_size", "max_tokens")
-    for key in positive:
-        if getattr(recipe, key) <= 0:
-            raise UsageError(f"recipe key {key} must be above 0, got {getattr(recipe, key)}")
-    if recipe.batch_size < 2:
-        raise UsageError("recipe key batch_size must be at least 2: a pair needs another to differ")
+    if ARCH_OF[recipe.geometry] != recipe.arch:
+        raise UsageError(
+            f"recipe key arch is {recipe.arch!r}, geometry {recipe.geometry} needs "
+            f"{ARCH_OF[recipe.geometry]!r} to give a 7 x 7 grid"
+        )
+    for key, (low, high) in RANGES.items():
+        value = getattr(recipe, key)
+        if not low <= value <= high:  # NaN is outside
+            raise UsageError(f"recipe key {key} is {value}; allowed: {low} to {high}")
     if recipe.text_width % recipe.text_heads:
         raise UsageError("recipe key text_width must be a multiple of text_heads")
-    for key in ("lambda_patch", "lambda_token", "weight_decay", "rotate", "zoom"):
-        if getattr(recipe, key) < 0:
-            raise UsageError(f"recipe key {key} must not be negative, got {getattr(recipe, key)}")
 
 
 def _typed(key: str, text: str) -> Any:

@@ -6,6 +6,8 @@ one space. Keys follow CXR-BERT: `text.*` the BERT, `text_head.*` its cls_projec
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from tier_train.image_encoder import unit_norm
 if TYPE_CHECKING:
     from transformers import BertTokenizer
 
+MIN_COUNT = 2  # words and pairs seen once teach nothing
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -65,19 +68,52 @@ class TextEncoder(nn.Module):
 
 
 def train_vocabulary(sentences: Sequence[str], size: int) -> list[str]:
-    """WordPiece pieces learnt from the training text, in index order; deterministic."""
-    from tokenizers import BertWordPieceTokenizer
+    """WordPiece pieces learnt from the training text, in index order: the special tokens, the
+    characters, then merged pieces. At most `size`, but never fewer than the characters.
 
-    trainer = BertWordPieceTokenizer(lowercase=True)
-    trainer.train_from_iterator(
-        sentences,
-        vocab_size=size,
-        min_frequency=2,
-        special_tokens=list(SPECIAL),
-        show_progress=False,
+    Byte-pair merging over word counts (Sennrich et al. 2016), ties broken by the alphabet. The
+    tokenizers library trains the same, but with another vocabulary in every run.
+    """
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+
+    normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
+    counts = Counter(
+        word
+        for sentence, times in Counter(sentences).items()
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(sentence)) * times
     )
-    vocab = trainer.get_vocab()
-    return sorted(vocab, key=lambda piece: vocab[piece])
+    words = [
+        (count, [c if i == 0 else f"##{c}" for i, c in enumerate(word)])
+        for word, count in sorted(counts.items())
+        if count >= MIN_COUNT
+    ]
+    pieces = [*SPECIAL, *sorted({piece for _, word in words for piece in word})]
+    while len(pieces) < size:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for count, word in words:
+            for pair in itertools.pairwise(word):
+                pairs[pair] += count
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        if pairs[best] < MIN_COUNT:
+            break
+        merged = best[0] + best[1].removeprefix("##")
+        words = [(count, _merge(word, best, merged)) for count, word in words]
+        if merged not in pieces:
+            pieces.append(merged)
+    return pieces
+
+
+def _merge(word: list[str], pair: tuple[str, str], merged: str) -> list[str]:
+    out: list[str] = []
+    for piece in word:
+        if out and (out[-1], piece) == pair:
+            out[-1] = merged
+        else:
+            out.append(piece)
+    return out
 
 
 class Tokenizer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ def train(
     manifest: Manifest, recipe: Recipe, output: Path, skip_bad: bool, say: Callable[[str], None]
 ) -> Checkpoint:
     """Trains to the last step and writes `output` and `<stem>.metrics.csv` beside it."""
+    check_output(output)
     geometry = GEOMETRIES[recipe.geometry]
     intensity, why = resolve_intensity(manifest, recipe.intensity)
     say(f"intensity {intensity}: {why}")
@@ -81,6 +83,16 @@ def train(
     return checkpoint
 
 
+def check_output(path: Path) -> None:
+    """Before the first step, not after the last: can a file of this name be written?"""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"-o {path}: its folder can't be made ({error.strerror})") from None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"-o {path} is a folder or lies in one that can't be written")
+
+
 def _fit(
     model: DualEncoder,
     tokenizer: Tokenizer,
@@ -109,7 +121,7 @@ def _fit(
         loss = _step(model, tokenizer, optimizer, pixels, _captions(rows, recipe, epoch), recipe)
         recent.append(Loss(*(value.detach() for value in loss)))
         if not torch.isfinite(loss.total):
-            raise FloatingPointError(f"the loss is not finite at step {step}")
+            raise UsageError(f"training diverged at step {step}; lower lr or logit_scale_init")
         if step % recipe.validate_every and step != recipe.steps:
             continue
         areas = zero_shot_auc(model, tokenizer, crops, truth, labels)
@@ -154,7 +166,8 @@ def batches(pairs: Pairs, recipe: Recipe) -> Iterator[tuple[list[Row], Tensor, i
     """
     partner = np.arange(len(pairs.rows))
     if recipe.shuffle_captions:
-        partner = np.random.default_rng([recipe.seed, 3]).permutation(partner)
+        ring = np.random.default_rng([recipe.seed, 3]).permutation(partner)
+        partner[ring] = np.roll(ring, 1)  # nobody keeps its own
     step = epoch = 0
     while True:
         order = np.random.default_rng([recipe.seed, 1, epoch]).permutation(len(pairs.rows))

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,16 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from tests.conftest import DATA
-from tests.infer.test_dicom import dx_dataset, save
+from tests.infer.dicom_files import dx, write
 from tier_infer.cli import main
 from tier_infer.output import CSV_COLUMNS, SCHEMA
 
+Infer = Callable[..., Result]
 FIVE = ["atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effusion"]
 
 
 @pytest.fixture
-def infer(site: Path, runner: CliRunner, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def infer(site: Path, runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> Infer:
     monkeypatch.chdir(site)
 
     def run(*args: str) -> Result:
@@ -33,7 +35,7 @@ def infer(site: Path, runner: CliRunner, monkeypatch: pytest.MonkeyPatch):  # ty
     return run
 
 
-def test_the_card_command(infer) -> None:  # type: ignore[no-untyped-def]
+def test_the_card_command(infer: Infer) -> None:
     result = infer("study.dcm", "--labels", "cardiomegaly,edema")
     assert result.exit_code == 0
     assert "not for diagnostic use" in result.stdout
@@ -43,7 +45,7 @@ def test_the_card_command(infer) -> None:  # type: ignore[no-untyped-def]
     assert all(-2 <= score <= 2 for score in scores.values())
 
 
-def test_json_is_one_object_with_the_published_keys(infer) -> None:  # type: ignore[no-untyped-def]
+def test_json_is_one_object_with_the_published_keys(infer: Infer) -> None:
     result = infer(
         "study.dcm", "images/phantom-00000.dcm", "--json", "--labels", "Pleural Effusion"
     )
@@ -60,7 +62,7 @@ def test_json_is_one_object_with_the_published_keys(infer) -> None:  # type: ign
     assert list(image["scores"]) == ["pleural_effusion"]
 
 
-def test_csv_and_json_hold_the_same_numbers(infer) -> None:  # type: ignore[no-untyped-def]
+def test_csv_and_json_hold_the_same_numbers(infer: Infer) -> None:
     rows = list(csv.DictReader(io.StringIO(infer("images", "--csv").stdout)))
     assert tuple(rows[0]) == CSV_COLUMNS
     studies = json.loads(infer("images", "--json").stdout)["studies"]
@@ -75,15 +77,14 @@ def test_csv_and_json_hold_the_same_numbers(infer) -> None:  # type: ignore[no-u
     assert len(from_csv) == 580 * len(FIVE)
 
 
-def test_two_images_of_a_study_give_their_mean(infer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_two_images_of_a_study_give_their_mean(infer: Infer, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
-        ds = dx_dataset(rng.integers(0, 4096, (64, 64), dtype=np.uint16))
-        ds.StudyInstanceUID = "1.2.3"
-        save(ds, tmp_path / f"{name}.dcm")
-    lateral = dx_dataset(rng.integers(0, 4096, (64, 64), dtype=np.uint16))
-    lateral.StudyInstanceUID, lateral.ViewPosition = "1.2.3", "LL"
-    save(lateral, tmp_path / "lateral.dcm")
+        ds = dx(rng.integers(0, 4096, (64, 64), dtype=np.uint16))
+        write(ds, tmp_path / f"{name}.dcm")
+    lateral = dx(rng.integers(0, 4096, (64, 64), dtype=np.uint16))
+    lateral.ViewPosition = "LL"
+    write(lateral, tmp_path / "lateral.dcm")
     result = infer(str(tmp_path), "--json")
     assert result.exit_code == 0  # a lateral is not evaluated by rule, which is no failure
     (study,) = json.loads(result.stdout)["studies"]
@@ -94,7 +95,7 @@ def test_two_images_of_a_study_give_their_mean(infer, tmp_path: Path) -> None:  
         assert study["scores"][label] == pytest.approx(mean, abs=1e-12)
 
 
-def test_heatmaps(infer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_heatmaps(infer: Infer, tmp_path: Path) -> None:
     folder = tmp_path / "heat"
     result = infer("study.dcm", "--json", "--labels", "edema", "--heatmaps", str(folder))
     cells = np.array(json.loads(result.stdout)["studies"][0]["images"][0]["heatmaps"]["edema"])
@@ -108,7 +109,7 @@ def test_heatmaps(infer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def
     assert "heatmaps" not in infer("study.dcm", "--json").stdout
 
 
-def test_fp16_on_request_and_within_its_gate(infer) -> None:  # type: ignore[no-untyped-def]
+def test_fp16_on_request_and_within_its_gate(infer: Infer) -> None:
     one, other = (
         json.loads(infer("study.dcm", "--json", "--precision", p).stdout) for p in ("fp32", "fp16")
     )
@@ -118,7 +119,7 @@ def test_fp16_on_request_and_within_its_gate(infer) -> None:  # type: ignore[no-
     assert all(abs(a[label] - b[label]) <= 2e-3 for label in FIVE)
 
 
-def test_real_films_score(infer) -> None:  # type: ignore[no-untyped-def]
+def test_real_films_score(infer: Infer) -> None:
     """Lossless and lossy JPEG 2000 of one NIH film, and its 8-bit neighbours as JPEG."""
     films = [str(DATA / "d_07_j2k_lossless.dcm"), str(DATA / "d_08_j2k_lossy20.dcm")]
     result = infer(*films, str(DATA / "nih"), "--json")
@@ -149,20 +150,20 @@ def test_real_films_score(infer) -> None:  # type: ignore[no-untyped-def]
         ([], 2, "Missing argument"),
     ],
 )
-def test_refusals(infer, args: list[str], code: int, words: str) -> None:  # type: ignore[no-untyped-def]
+def test_refusals(infer: Infer, args: list[str], code: int, words: str) -> None:
     result = infer(*args)
     assert result.exit_code == code
     assert words in result.stderr
     assert result.stdout == ""
 
 
-def test_files_that_cannot_be_scored(infer, tmp_path: Path, site: Path) -> None:  # type: ignore[no-untyped-def]
+def test_files_that_cannot_be_scored(infer: Infer, tmp_path: Path, site: Path) -> None:
     whole = (site / "study.dcm").read_bytes()
     (tmp_path / "cut.dcm").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.dcm").write_text("not a DICOM file\n" * 20)
-    ct = dx_dataset(np.arange(4096, dtype=np.uint16).reshape(64, 64))
+    ct = dx(np.arange(4096, dtype=np.uint16).reshape(64, 64))
     ct.Modality = "CT"
-    save(ct, tmp_path / "ct.dcm")
+    write(ct, tmp_path / "ct.dcm")
     for name, words in (("cut", "bytes"), ("text", "no DICM prefix"), ("ct", "Modality is CT")):
         result = infer(str(tmp_path / f"{name}.dcm"))
         assert result.exit_code == 3
@@ -179,7 +180,9 @@ def test_files_that_cannot_be_scored(infer, tmp_path: Path, site: Path) -> None:
     assert infer("study.dcm", str(tmp_path / "ct.dcm")).exit_code == 0
 
 
-def test_bundle_from_the_environment(infer, site: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_bundle_from_the_environment(
+    infer: Infer, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TIER_BUNDLE", str(site / "bundle"))
     assert infer(str(site / "study.dcm")).exit_code == 0
@@ -187,7 +190,7 @@ def test_bundle_from_the_environment(infer, site: Path, tmp_path: Path, monkeypa
     assert infer(str(site / "study.dcm")).exit_code == 2
 
 
-def test_help_names_every_option_and_verb(infer) -> None:  # type: ignore[no-untyped-def]
+def test_help_names_every_option_and_verb(infer: Infer) -> None:
     shown = infer("--help").stdout
     for word in ("--labels", "--json", "--csv", "--heatmaps", "--bundle", "--device", "evaluate"):
         assert word in shown
@@ -198,7 +201,11 @@ def test_help_names_every_option_and_verb(infer) -> None:  # type: ignore[no-unt
 # evaluate
 
 
-def test_evaluate_agrees_with_the_scores_it_writes(infer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def read(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def test_evaluate_agrees_with_the_scores_it_writes(infer: Infer, tmp_path: Path) -> None:
     from sklearn.metrics import roc_auc_score
 
     file = tmp_path / "scores.csv"
@@ -215,8 +222,8 @@ def test_evaluate_agrees_with_the_scores_it_writes(infer, tmp_path: Path) -> Non
     )
     assert result.exit_code == 0
     report = json.loads(result.stdout)
-    truth = {row["image_path"]: row for row in csv.DictReader(Path("manifest.csv").open())}
-    scores = list(csv.DictReader(file.open()))
+    truth = {row["image_path"]: row for row in read(Path("manifest.csv"))}
+    scores = read(file)
     assert report["scored"] == 200
     for row in report["auc"]:
         mine = [s for s in scores if s["label"] == row["label"]]
@@ -226,9 +233,9 @@ def test_evaluate_agrees_with_the_scores_it_writes(infer, tmp_path: Path) -> Non
         assert row["low"] <= row["auc"] <= row["high"]
 
 
-def test_evaluate_masks_empty_cells_and_groups(infer, tmp_path: Path, site: Path) -> None:  # type: ignore[no-untyped-def]
+def test_evaluate_masks_empty_cells_and_groups(infer: Infer, tmp_path: Path, site: Path) -> None:
     shutil.copytree(site / "images", tmp_path / "images")
-    rows = list(csv.DictReader((site / "manifest.csv").open()))[:60]
+    rows = read(site / "manifest.csv")[:60]
     for n, row in enumerate(rows):
         row["ward"] = "east" if n % 2 else "west"
         row["edema"] = "" if n < 10 else row["edema"]
@@ -260,7 +267,7 @@ def test_evaluate_masks_empty_cells_and_groups(infer, tmp_path: Path, site: Path
         (["--labels", "hernia"], "not in set chexpert"),
     ],
 )
-def test_evaluate_refuses(infer, args: list[str], words: str) -> None:  # type: ignore[no-untyped-def]
+def test_evaluate_refuses(infer: Infer, args: list[str], words: str) -> None:
     result = infer("evaluate", "manifest.csv", *args)
     assert result.exit_code == 2
     assert words in result.stderr

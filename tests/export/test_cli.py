@@ -1,0 +1,184 @@
+"""python -m pytest tests/export/test_cli.py -- tier-export end to end, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from onnx import numpy_helper
+
+import tier_export.export
+from tier_export.cli import main
+from tier_infer.bundle import load_bundle
+from tier_infer.engine import QueryTable
+from tier_infer.errors import IntegrityError
+
+LUNGS = """
+set = "lungs"
+negative = ["The lungs are clear."]
+[[label]]
+id = "wet"
+positive = ["Edema is present.", "A pleural effusion is present."]
+"""
+
+
+def export(*args: object) -> Result:
+    result = CliRunner().invoke(main, [str(a) for a in args])
+    assert "Traceback" not in result.output
+    return result
+
+
+def test_the_site_was_exported_with_a_certificate(site: Path) -> None:
+    """`tier-export --fp16 ckpt.pt` ran in the fixture; here is what it left."""
+    manifest = load_bundle(site / "bundle").manifest
+    assert manifest.training_data == "phantoms/manifest.csv"
+    assert manifest.files["image_encoder.fp16.onnx"]["precision"] == "fp16"
+    assert manifest.parity["crops"]["source"] == "320 phantoms"
+    assert manifest.parity["fp32"]["max_dz"] <= 1e-5
+    assert manifest.parity["fp32"]["flips"] == 0
+    proofs = manifest.parity["fp16"]["proofs"]
+    assert len(proofs) == 2
+    assert any("half activations" in proof for proof in proofs)
+    assert all(row["max_dz"] <= 2e-3 and row["max_dauc"] <= 5e-4 for row in proofs.values())
+    assert manifest.checkpoint[0]["recipe"]["name"] == "demo"
+
+
+def test_own_labels_and_own_crops(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "lungs.toml").write_text(LUNGS)
+    target = tmp_path / "bundle"
+    sets = ["--queries", tmp_path / "lungs.toml", "--queries", "chexpert"]
+    result = export(*sets, "--crops", site / "manifest.csv", "-o", target, site / "ckpt.pt")
+    assert result.exit_code == 0, result.output
+    assert "against PyTorch fp32" in result.stdout
+    bundle = load_bundle(target)
+    assert bundle.manifest.default_set == "lungs"
+    assert set(bundle.manifest.label_sets) == {"lungs", "chexpert"}
+    assert bundle.manifest.parity["crops"]["source"].startswith("200 images of")
+    assert "image_encoder.fp16.onnx" not in bundle.manifest.files
+    assert QueryTable(bundle, "lungs").ids == ["wet"]
+    same = load_bundle(site / "bundle")  # the encoder does not depend on the labels
+    assert bundle.encoder("fp32") == same.encoder("fp32")
+
+
+def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter's graph gets another normalisation: half a grey level too bright."""
+    build = tier_export.export.encoder_graph
+
+    def wrong(*args: Any) -> onnx.ModelProto:
+        model = build(*args)
+        shift = next(
+            t
+            for t in model.graph.initializer
+            if np.prod(t.dims) == 1 and np.isclose(numpy_helper.to_array(t).item(), -2.0)
+        )
+        moved = numpy_helper.to_array(shift) + np.float32(0.5 / 255 / 0.25)
+        shift.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), shift.name))
+        return model
+
+    monkeypatch.setattr(tier_export.export, "encoder_graph", wrong)
+
+
+def test_a_breach_is_exit_5_and_no_bundle(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    result = export("-o", tmp_path / "bundle", site / "ckpt.pt")
+    assert result.exit_code == 5
+    assert "score Z differs by" in result.stderr
+    assert "allowed 1e-05" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_breach_leaves_the_old_bundle(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Path(shutil.copytree(site / "bundle", tmp_path / "bundle"))
+    before = load_bundle(target).manifest
+    plant(monkeypatch)
+    assert export("-o", target, site / "ckpt.pt").exit_code == 5
+    assert load_bundle(target).manifest == before
+
+
+def test_a_write_that_fails_leaves_the_old_bundle(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Path(shutil.copytree(site / "bundle", tmp_path / "bundle"))
+
+    def damaged(folder: Path) -> None:
+        raise IntegrityError(f"{folder.name} reads back wrong")
+
+    monkeypatch.setattr(tier_export.export, "load_bundle", damaged)
+    assert export("-o", target, site / "ckpt.pt").exit_code == 4
+    monkeypatch.undo()
+    load_bundle(target)
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.tex").write_text("years of work")
+    result = export("-o", tmp_path / "thesis", site / "ckpt.pt")
+    assert result.exit_code == 2
+    assert "is no bundle" in result.stderr
+    assert (tmp_path / "thesis/chapter.tex").read_text() == "years of work"
+
+
+def test_a_checkpoint_with_a_payload_is_refused(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path(tmp_path / "canary").touch, ())
+
+    buffer = io.BytesIO()
+    torch.save({"format": "tier-cxr-checkpoint/1", "state": Payload()}, buffer)
+    (tmp_path / "ckpt.pt").write_bytes(buffer.getvalue())
+    result = export("-o", tmp_path / "bundle", tmp_path / "ckpt.pt")
+    assert result.exit_code == 4
+    assert "pickled code" in result.stderr
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["nowhere.pt"], 2, "tier-train run"),
+        (["--queries", "nothing", "ckpt.pt"], 2, "neither packaged"),
+        (["--queries", "chexpert", "--queries", "chexpert", "ckpt.pt"], 2, "same name"),
+        (["--crops", "nowhere.csv", "ckpt.pt"], 2, "does not exist"),
+        (["--fp32", "ckpt.pt"], 2, "No such option"),
+        ([], 2, "Missing argument"),
+        (["manifest.csv"], 4, "no complete checkpoint"),
+    ],
+)
+def test_refusals(
+    site: Path, args: list[str], code: int, words: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(site)
+    result = export("-o", tmp_path / "bundle", *args)
+    assert result.exit_code == code
+    assert words in result.stderr
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_help_shows_what_works() -> None:
+    shown = export("--help").stdout
+    for word in ("--fp16", "--queries", "--crops", "--output", "CKPT.pt"):
+        assert word in shown
+    assert "0.1.0" in export("--version").stdout
+
+
+def test_the_manifest_is_json_for_anybody(site: Path) -> None:
+    table = json.loads((site / "bundle/manifest.json").read_text())
+    assert table["notice"] == "Research use only, not for diagnostic use."
+    assert table["graph"]["encoder"]["inputs"]["pixels"] == {
+        "dtype": "uint8",
+        "shape": ["N", 112, 112],
+    }

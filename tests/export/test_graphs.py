@@ -1,0 +1,208 @@
+"""python -m pytest tests/export/test_graphs.py -- what stands in the exported graphs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from tier_export.fp16 import HalfEncoder, half_share, to_fp16
+from tier_export.graphs import check_signature, encoder_graph, query_graph
+from tier_export.parity import onnx_encoder
+from tier_infer.geometry import GEOMETRIES
+from tier_infer.label_sets import parse_label_set
+from tier_train.checkpoint import Checkpoint, load_checkpoint
+from tier_train.image_encoder import ImageEncoder
+from tier_train.model import DualEncoder
+from tier_train.zero_shot import encode_images
+
+SMALL = GEOMETRIES["small-112"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(site: Path) -> Checkpoint:
+    return load_checkpoint(site / "ckpt.pt")
+
+
+@pytest.fixture(scope="module")
+def fp32(site: Path) -> onnx.ModelProto:
+    return onnx.load(str(site / "bundle/image_encoder.onnx"))
+
+
+@pytest.fixture(scope="module")
+def fp16(site: Path) -> onnx.ModelProto:
+    return onnx.load(str(site / "bundle/image_encoder.fp16.onnx"))
+
+
+def ops(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+def test_the_cast_comes_first_and_batch_norm_is_folded(fp32: onnx.ModelProto) -> None:
+    assert ops(fp32)[0] == "Cast"  # NVIDIA's parser refuses anything else on uint8
+    assert fp32.graph.node[0].input[0] == "pixels"
+    assert "BatchNormalization" not in ops(fp32)
+    assert {o.domain: o.version for o in fp32.opset_import}[""] == 18
+
+
+def test_the_same_weights_give_the_same_bytes(checkpoint: Checkpoint, site: Path) -> None:
+    again = encoder_graph(checkpoint.model, SMALL).SerializeToString()
+    assert again == (site / "bundle/image_encoder.onnx").read_bytes()
+
+
+def test_no_source_path_in_any_graph(site: Path) -> None:
+    here = str(Path(__file__).parent.parent.parent).encode()
+    for path in (site / "bundle").rglob("*.onnx"):
+        data = path.read_bytes()
+        for trace in (here, b"site-packages", b".py", b"stack_trace", b"/home/", b"/root/"):
+            assert trace not in data, (path.name, trace)
+
+
+@pytest.mark.parametrize("file", ["image_encoder.onnx", "image_encoder.fp16.onnx"])
+def test_wrong_pixels_are_refused_by_the_graph_itself(site: Path, file: str) -> None:
+    session = onnxruntime.InferenceSession(str(site / "bundle" / file))
+    for wrong in (
+        np.zeros((1, 112, 112), np.float32),
+        np.zeros((1, 224, 224), np.uint8),
+        np.zeros((112, 112), np.uint8),
+    ):
+        with pytest.raises(Exception, match="INVALID_ARGUMENT"):
+            session.run(None, {"pixels": wrong})
+
+
+def test_the_signature_is_checked(fp32: onnx.ModelProto) -> None:
+    stated = check_signature(fp32, SMALL, 128)
+    assert list(stated["outputs"]) == ["image_embedding", "patch_embeddings"]
+    with pytest.raises(RuntimeError, match="it must be"):
+        check_signature(fp32, SMALL, 64)
+
+
+def test_fp16_is_half_inside_and_float_outside(
+    fp32: onnx.ModelProto, fp16: onnx.ModelProto
+) -> None:
+    assert half_share(fp32) == 0
+    assert half_share(fp16) > 0.95
+    casts = ops(fp16).count("Cast") - ops(fp32).count("Cast")
+    assert casts == 2
+    assert {o.type.tensor_type.elem_type for o in fp16.graph.output} == {TensorProto.FLOAT}
+    kept = {t.name: t for t in fp16.graph.initializer if t.data_type == TensorProto.FLOAT}
+    convs = [node for node in fp16.graph.node if node.op_type == "Conv"]
+    assert convs[0].input[1] in kept  # the stem: nine weights per output
+    assert not any(node.input[1] in kept for node in convs[1:])
+    assert fp16.ByteSize() < 0.55 * fp32.ByteSize()
+
+
+def test_the_converter_leaves_its_source_alone(fp32: onnx.ModelProto) -> None:
+    before = fp32.SerializeToString()
+    to_fp16(fp32)
+    assert fp32.SerializeToString() == before
+
+
+def test_a_weight_beyond_half_is_refused(fp32: onnx.ModelProto) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(fp32)
+    conv = [node for node in model.graph.node if node.op_type == "Conv"][-1]
+    tensor = next(t for t in model.graph.initializer if t.name == conv.input[1])
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[0] = 1e6
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    with pytest.raises(RuntimeError, match="half precision"):
+        to_fp16(model)
+
+
+def test_a_foreign_operator_in_the_tower_is_refused(fp32: onnx.ModelProto) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(fp32)
+    relus = [node for node in model.graph.node if node.op_type == "Relu"]
+    relus[len(relus) // 2].op_type = "Softplus"
+    with pytest.raises(RuntimeError, match="Softplus"):
+        to_fp16(model)
+
+
+def test_the_query_graph_is_eq_4(checkpoint: Checkpoint) -> None:
+    """e·q⁺ − e·q⁻ in float64 from the prompts' own embeddings; without negatives q⁻ = 0."""
+    labels = parse_label_set(
+        {
+            "set": "two",
+            "label": [
+                {"id": "one", "positive": ["Edema is present.", "Pulmonary edema."],
+                 "negative": ["The lungs are clear."]},
+                {"id": "bare", "positive": ["Cardiomegaly."], "codes": {"SNOMED": "8186001"}},
+            ],
+        },
+        "test",
+    )  # fmt: skip
+
+    def unit(v: np.ndarray) -> np.ndarray:
+        return v / np.linalg.norm(v)
+
+    def cls(sentence: str) -> np.ndarray:
+        ids, mask = checkpoint.tokenizer([sentence])
+        with torch.no_grad():
+            return unit(checkpoint.model.encode_text(ids, mask)[0, 0].double().numpy())
+
+    q = unit(cls("Edema is present.") + cls("Pulmonary edema."))
+    table = np.stack([q - cls("The lungs are clear."), cls("Cardiomegaly.")])
+    graph = query_graph(checkpoint, labels)
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    e = np.random.default_rng(0).standard_normal((5, 128)).astype(np.float32)
+    e /= np.linalg.norm(e, axis=1, keepdims=True)
+    found = session.run(["scores"], {"embeddings": e})[0]
+    np.testing.assert_allclose(found, e.astype(np.float64) @ table.T, atol=1e-6)
+    meta = session.get_modelmeta().custom_metadata_map
+    rows = json.loads(meta["labels"])
+    assert [row["id"] for row in rows] == ["one", "bare"]
+    assert rows[1]["codes"] == {"SNOMED": "8186001"}
+    assert meta["text_sha256"] == checkpoint.text_sha256
+
+
+def tame(image: ImageEncoder) -> None:
+    """Residual branches at a fifth, as trained networks have them; random ones exaggerate FP16."""
+    for name, module in image.named_modules():
+        if name.endswith("bn3"):
+            torch.nn.init.constant_(module.weight, 0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["norm_then_mean", "mean_then_norm"])
+def test_resnet50_at_224_exports_and_holds_the_gates(
+    checkpoint: Checkpoint, pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    geometry = GEOMETRIES["tier-224-imagenet"]
+    torch.manual_seed(0)
+    model = DualEncoder.__new__(DualEncoder)
+    torch.nn.Module.__init__(model)
+    model.image = ImageEncoder("resnet50", 128, pool)
+    model.register_buffer("mean", torch.tensor(geometry.mean))
+    model.register_buffer("std", torch.tensor(geometry.std))
+    tame(model.image)
+    model.eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224), dtype=np.uint8)
+    graph = encoder_graph(model, geometry)
+    check_signature(graph, geometry, 128)
+    half = to_fp16(graph)
+    assert ops(half).count("Conv") == 55  # 53 of the trunk, 2 of the projection
+    kept = [t for t in half.graph.initializer if t.data_type == TensorProto.FLOAT]
+    assert sum(int(np.prod(t.dims)) for t in kept) < 100  # here the stem is half, too
+    image_e, patch_e = encode_images(model, pixels)
+    for data, allowed in ((graph, 1e-5), (half, 2e-3)):
+        image, patches = onnx_encoder(data.SerializeToString())(pixels)
+        assert np.abs(image - image_e.numpy()).max() <= allowed
+        assert np.abs(patches - patch_e.numpy()).max() <= 10 * allowed
+    image, patches = HalfEncoder(model)(torch.from_numpy(pixels))
+    assert (image - image_e).abs().max() <= 2e-3
+    assert (patches - patch_e).abs().max() <= 2e-2
+
+
+def test_helper_models_are_valid() -> None:
+    """The checker that every written graph passes does refuse something."""
+    node = helper.make_node("Conv", ["x"], ["y"])
+    graph = helper.make_graph([node], "g", [], [])
+    with pytest.raises(onnx.checker.ValidationError):
+        onnx.checker.check_model(helper.make_model(graph), full_check=True)

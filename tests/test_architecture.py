@@ -1,0 +1,112 @@
+"""python -m pytest tests/test_architecture.py -- the promises of the layout, as tests."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+WALL = """
+import sys
+FORBIDDEN = {"torch", "transformers", "onnx", "onnxscript", "sklearn", "tokenizers", "matplotlib",
+             "tier_train", "tier_export"}
+class Wall:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in FORBIDDEN:
+            raise ImportError(f"{name} is behind the wall")
+sys.meta_path.insert(0, Wall())
+from tier_infer.cli import main
+main()
+"""
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The three packages and their contracts, to be broken."""
+    (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
+    for package in ("tier_infer", "tier_train", "tier_export"):
+        (tmp_path / package).mkdir()
+        for path in (ROOT / package).glob("*.py"):
+            (tmp_path / package / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def test_the_import_contracts_hold(checkout: Path) -> None:
+    done = lint_imports(checkout)
+    assert done.returncode == 0, done.stdout
+    assert "3 kept, 0 broken" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("tier_infer/scoring.py", "import torch"),
+        ("tier_infer/metrics.py", "def late():\n    from sklearn import metrics"),
+        ("tier_infer/bundle.py", "import tier_train.loss"),
+        ("tier_train/train.py", "import tier_export.parity"),
+        ("tier_train/model.py", "import onnx"),
+    ],
+)
+def test_a_forbidden_import_breaks_them(checkout: Path, file: str, line: str) -> None:
+    path = checkout / file
+    path.write_text(f"{path.read_text()}\n{line}\n")
+    done = lint_imports(checkout)
+    assert done.returncode != 0
+    assert "BROKEN" in done.stdout
+
+
+def test_a_study_is_scored_behind_an_import_wall(site: Path) -> None:
+    command = [sys.executable, "-c", WALL, "study.dcm", "--json", "--labels", "edema"]
+    done = subprocess.run(command, cwd=site, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["studies"][0]["images"][0]["status"] == "scored"
+
+
+def test_no_socket_is_opened(site: Path) -> None:
+    hook = "import sys; sys.addaudithook(lambda e, a: e.startswith('socket') and sys.exit(99))\n"
+    command = [sys.executable, "-c", hook + "from tier_infer.cli import main; main()", "study.dcm"]
+    done = subprocess.run(command, cwd=site, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_wheel_holds_three_packages_and_their_data(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(source)], check=True)
+    build = [sys.executable, "-m", "build", "-q", "--wheel", "--no-isolation"]
+    subprocess.run([*build, "--outdir", str(tmp_path), str(source)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    top = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
+    assert top == {"tier_infer", "tier_train", "tier_export"}
+    for data in ("tier_infer/label_sets/chexpert.toml", "tier_train/recipes/small.toml"):
+        assert data in names
+    assert "tier_infer/py.typed" in names
+
+
+def test_the_base_install_is_the_runtime_alone() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base = {name.partition(">")[0] for name in project["dependencies"]}
+    assert base == {"numpy", "pillow", "pydicom", "click", "pyjpegls"}
+    extras = project["optional-dependencies"]
+    assert [name.partition(">")[0] for name in extras["cpu"]] == ["onnxruntime"]
+
+
+def test_constraints_name_no_address_and_hash_everything_but_torch() -> None:
+    text = (ROOT / "ci/constraints.txt").read_text()
+    assert "://" not in text
+    pins = [line.split("==")[0] for line in text.splitlines() if "==" in line and line[0] != " "]
+    blocks = text.split("\n")
+    hashed = {b.split("==")[0] for b in blocks if "==" in b and b.rstrip().endswith("\\")}
+    assert set(pins) - hashed == {"torch"}

@@ -31,11 +31,17 @@ lint: .venv/.ready
 bench: .venv/.ready
 	$(PY) benchmarks/encoders.py
 
-constraints:
+constraints: .venv/.ready
 	sh ci/make_constraints.sh
 
 clean:
 	rm -rf .venv .uv demo build dist *.egg-info
 
-.venv/.ready: pyproject.toml ci/constraints.txt ci/setup.sh
+.venv/.ready: pyproject.toml ci/constraints.txt ci/setup.sh .made-for
 	sh ci/setup.sh
+
+# Changes when TORCH or PYTHON does, and only then, so that .venv is made anew.
+.made-for: FORCE
+	@echo "$(TORCH) $(PYTHON)" | cmp -s - $@ || echo "$(TORCH) $(PYTHON)" >$@
+
+FORCE:

@@ -41,7 +41,7 @@ def main(manifest_csv: str, ckpt: str, folder: str, label: str) -> None:
     rows, _ = evaluate(read_labels(path, "test"), bundle, Engine(bundle, "cpu"), [label], "folder")
     print(f"{'images':<22} {'pos/neg':>9} {'PyTorch':>8} {'bundle':>8}  95 % interval   |diff|")
     for row in rows:
-        chosen = (folders == row.group) | (row.group == "all")
+        chosen = (folders == row.group) | (row.group == "(all)")
         chosen &= ~np.isnan(truth)
         area = roc_auc(truth[chosen], scores[chosen])
         counts, interval = f"{row.positives}/{row.negatives}", f"{row.low:.3f} - {row.high:.3f}"

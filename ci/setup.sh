@@ -9,6 +9,10 @@ torch=${TORCH:-cpu}
     echo "setup: Python 3.11 to 3.14 is needed, $("$python" --version) was found; set PYTHON=" >&2
     exit 2
 }
+want="$torch $("$python" -c 'import sys; print(sys.version)')"
+if [ -d .venv ] && [ "$(cat .venv/.made-for 2>/dev/null)" != "$want" ]; then
+    rm -rf .venv # another build of torch or another Python: never one over the other
+fi
 [ -x .uv/bin/uv ] || { "$python" -m venv .uv && .uv/bin/pip install -q uv==0.13.9; }
 [ -x .venv/bin/python ] || .uv/bin/uv venv -q --python "$python" .venv
 
@@ -32,4 +36,5 @@ cpu)
     exit 2
     ;;
 esac
+printf '%s' "$want" >.venv/.made-for
 touch .venv/.ready

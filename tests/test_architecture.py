@@ -93,6 +93,7 @@ def test_the_wheel_holds_three_packages_and_their_data(tmp_path: Path) -> None:
     for data in ("tier_infer/label_sets/chexpert.toml", "tier_train/recipes/small.toml"):
         assert data in names
     assert "tier_infer/py.typed" in names
+    assert "tier_infer/schema/tier-infer-1.json" in names
 
 
 def test_the_base_install_is_the_runtime_alone() -> None:
@@ -110,3 +111,4 @@ def test_constraints_name_no_address_and_hash_everything_but_torch() -> None:
     blocks = text.split("\n")
     hashed = {b.split("==")[0] for b in blocks if "==" in b and b.rstrip().endswith("\\")}
     assert set(pins) - hashed == {"torch"}
+    assert {"onnxruntime", "onnxruntime-gpu", "numpy", "pydicom", "click", "pillow"} <= hashed

@@ -84,6 +84,10 @@ def test_what_was_never_executed_is_said() -> None:
         assert word in section
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not re.search(r"@[A-Z]+@|TODO|TBD", README)
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 200
 

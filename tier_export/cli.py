@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tier_infer.errors import TierError, UsageError
+from tier_infer.errors import UsageError
+from tier_infer.guard import guarded
 
 
 class Guarded(click.Command):
-    """Turns a TierError into its sentence and exit code."""
+    """Turns an error into its sentence and exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except TierError as error:
-            if "--debug" in sys.argv:
-                raise
-            click.echo(f"tier-export: {error}", err=True)
-            ctx.exit(error.exit_code)
+        return guarded("tier-export", ctx, lambda: click.Command.invoke(self, ctx))
 
 
 @click.command(cls=Guarded, context_settings={"help_option_names": ["-h", "--help"]})

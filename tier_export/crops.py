@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tier_export.parity import Crops
+from tier_infer.errors import RefusedImage, UsageError
 from tier_infer.geometry import GEOMETRIES, to_crop
 from tier_infer.images import load_image
 from tier_infer.intensity import to_8bit
@@ -35,7 +36,18 @@ def manifest_crops(path: Path, checkpoint: Checkpoint, limit: int = MAX_CROPS) -
     rows = manifest.split("test") or list(manifest.rows)
     rows = rows[:: -(-len(rows) // limit)]
     geometry = GEOMETRIES[checkpoint.recipe.geometry]
-    images = [load_image(path.parent / row.image_path, checkpoint.intensity) for row in rows]
+    if manifest.intensity not in ("", checkpoint.intensity):
+        raise UsageError(
+            f"{path} names intensity {manifest.intensity}, the checkpoint {checkpoint.intensity}"
+        )
+    crops = []
+    for row in rows:
+        try:
+            image = load_image(path.parent / row.image_path, checkpoint.intensity)
+            crops.append(to_crop(image.grey, geometry))
+        except RefusedImage as refusal:
+            raise UsageError(f"{path} line {row.number}, {row.image_path}: {refusal}") from None
     columns = {column_id(column): column for column in manifest.label_columns}
-    pixels = np.stack([to_crop(image.grey, geometry) for image in images])
-    return Crops(pixels, truth_table(rows, columns), f"{len(rows)} images of {manifest.name}")
+    return Crops(
+        np.stack(crops), truth_table(rows, columns), f"{len(rows)} images of {manifest.name}"
+    )

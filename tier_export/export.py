@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -186,20 +187,23 @@ def describe(
 
 def check_target(target: Path) -> None:
     """Only a bundle is ever replaced: -o must not delete somebody's folder."""
-    if (
-        target.exists()
-        and not (target / "manifest.json").is_file()
-        and (not target.is_dir() or any(target.iterdir()))
-    ):
+    if not target.name or target.is_symlink():
+        raise UsageError(f"-o {target} has no name of its own; choose one like -o bundle")
+    is_bundle = (target / "manifest.json").is_file()
+    if target.exists() and not is_bundle and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} exists and is no bundle; choose another name with -o")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(target.parent, os.W_OK):
+        raise UsageError(f"-o {target}: its folder can't be written")
 
 
 def write_bundle(target: Path, manifest: Manifest, files: Files) -> None:
     """Everything into a folder beside the target, read back, then renamed: the old one or none."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.new")
     old = target.with_name(f".{target.name}.old")
-    for left_over in (fresh, old):  # of a killed export
+    if old.exists() and not target.exists():  # an export was killed between its two renames
+        old.rename(target)
+    for left_over in (fresh, old):
         shutil.rmtree(left_over, ignore_errors=True)
     try:
         for name, data in files.items():
@@ -208,10 +212,15 @@ def write_bundle(target: Path, manifest: Manifest, files: Files) -> None:
         load_bundle(fresh)
         if target.exists():
             target.rename(old)
-        fresh.rename(target)
+        try:
+            fresh.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
     sync_folder(target.parent)
 
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import logging
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from tier_infer.errors import UsageError
 from tier_infer.geometry import GRID, Geometry
 from tier_infer.label_sets import LabelSet
 from tier_train.checkpoint import Checkpoint
 from tier_train.image_encoder import normalise
 from tier_train.model import DualEncoder
+from tier_train.text_encoder import Tokenizer
 from tier_train.zero_shot import query_table
 
 OPSET = 18
@@ -70,7 +75,9 @@ def encoder_graph(model: DualEncoder, geometry: Geometry) -> onnx.ModelProto:
 
 def query_graph(checkpoint: Checkpoint, labels: LabelSet) -> onnx.ModelProto:
     """embeddings: float32 [M, D] → scores: float32 [M, L]; the table q⁺ − q⁻ is an initializer."""
+    check_prompts(checkpoint.tokenizer, labels)
     table = query_table(checkpoint.model, checkpoint.tokenizer, labels).numpy()  # [L, D]
+    check_directions(table, labels)
     n_labels, dim = table.shape
     graph = helper.make_graph(
         [helper.make_node("Gemm", ["embeddings", "table"], ["scores"], name="scores", transB=1)],
@@ -96,6 +103,34 @@ def query_graph(checkpoint: Checkpoint, labels: LabelSet) -> onnx.ModelProto:
     helper.set_model_props(model, meta | {"labels": json.dumps(rows, sort_keys=True)})
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def check_prompts(tokenizer: Tokenizer, labels: LabelSet) -> None:
+    """A prompt that the text tower can't read would still get an embedding, of nothing."""
+    unknown = tokenizer.vocab.index("[UNK]")
+    for label in labels.labels:
+        for prompt in (*label.positive, *label.negative):
+            ids = tokenizer([prompt])[0][0].tolist()
+            if unknown in ids:
+                raise UsageError(
+                    f"label {label.id}: the vocabulary of this checkpoint has no letters for part "
+                    f"of {prompt!r}; write it in the language of the training text"
+                )
+            if len(ids) >= tokenizer.max_tokens and ids != tokenizer.uncut(prompt):
+                raise UsageError(
+                    f"label {label.id}: a prompt is longer than {tokenizer.max_tokens} tokens"
+                )
+
+
+def check_directions(table: NDArray[np.float32], labels: LabelSet) -> None:
+    """q⁺ − q⁻ of zero scores every image 0; two equal rows are one label under two names."""
+    names = [label.id for label in labels.labels]
+    for row, name in zip(table, names, strict=True):
+        if np.abs(row).max() < 1e-6:
+            raise UsageError(f"label {name}: its positive and negative sentences mean the same")
+    for first, second in itertools.combinations(range(len(names)), 2):
+        if np.abs(table[first] - table[second]).max() < 1e-6:
+            raise UsageError(f"labels {names[first]} and {names[second]} have the same sentences")
 
 
 def strip(model: onnx.ModelProto) -> onnx.ModelProto:

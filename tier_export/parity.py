@@ -17,11 +17,13 @@ from tier_infer.label_sets import LabelSet
 from tier_infer.metrics import roc_auc
 
 Floats = NDArray[np.float32]
+MIN_RANKED = 100  # crops below which one swap of neighbours moves the rank correlation too far
 MIN_PAIRS = 2000  # positive × negative pairs below which an AUC is too coarse to gate
 GATES = {  # design section 4: largest allowed difference to PyTorch fp32
     "fp32": {"max_dz": 1e-5, "max_dcell": 1e-4, "flips": 0},
     "fp16": {"max_dz": 2e-3, "max_dcell": 1e-2, "max_dauc": 5e-4},
 }
+MIN_RANK = 0.995  # where AUC can't be gated: a collapsed network has too small a Z for max_dz
 WORDS = {
     "max_dz": "score Z",
     "max_dcell": "heatmap cell",
@@ -105,11 +107,37 @@ def compare(reference: Outputs, other: Outputs, labels: LabelSet, crops: Crops) 
 
 
 def _flips(reference: Floats, other: Floats) -> int:
-    """Decisions that change, each label at the middle of the two scores around its median."""
-    ordered = np.sort(reference, axis=0)
-    middle = len(ordered) // 2
-    threshold = (ordered[max(0, middle - 1)] + ordered[middle]) / 2
-    return int(((reference > threshold) != (other > threshold)).sum())
+    """Decisions that change, each label at the widest gap among the scores around its median.
+
+    Between two scores that are nearly tied a difference of 1e-8 would count as a flip, whatever the
+    threshold of a user may be later.
+    """
+    flips = 0
+    for before, after in zip(reference.T, other.T, strict=True):
+        ordered = np.sort(before)
+        around = ordered[len(ordered) * 2 // 5 : len(ordered) * 3 // 5 + 1]
+        gaps = np.diff(around)
+        if len(gaps) and gaps.max() > 0:
+            at = int(gaps.argmax())
+            threshold = (around[at] + around[at + 1]) / 2
+            flips += int(((before > threshold) != (after > threshold)).sum())
+    return flips
+
+
+def rank_correlation(a: Floats, b: Floats) -> float:
+    """Spearman's ρ of two [N] arrays, ties by mid-rank; 1 when `a` is constant."""
+    ranks = [_mid_ranks(x) for x in (a, b)]
+    if np.ptp(ranks[0]) == 0:
+        return 1.0
+    if np.ptp(ranks[1]) == 0:
+        return 0.0
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _mid_ranks(values: Floats) -> NDArray[np.float64]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return ranks
 
 
 def _auc_difference(
@@ -126,8 +154,17 @@ def _auc_difference(
             continue
         before = roc_auc(y[known], reference[known, column])
         differences[label.id] = abs(roc_auc(y[known], other[known, column]) - before)
-    worst = max(differences.values()) if differences else None
-    return {"max_dauc": worst, "dauc": differences, "auc_not_gated": not_gated}
+    ranks = [
+        rank_correlation(reference[:, column], other[:, column])
+        for column, label in enumerate(labels.labels)
+        if label.id in not_gated and len(reference) >= MIN_RANKED
+    ]
+    return {
+        "max_dauc": max(differences.values()) if differences else None,
+        "dauc": differences,
+        "auc_not_gated": not_gated,
+        "min_rank": min(ranks) if ranks else None,
+    }
 
 
 def check(precision: str, proof: str, found: dict[str, Any]) -> None:
@@ -139,6 +176,8 @@ def check(precision: str, proof: str, found: dict[str, Any]) -> None:
         for key, limit in GATES[precision].items()
         if found[key] is not None and not found[key] <= limit  # NaN is a breach
     ]
+    if found["min_rank"] is not None and not found["min_rank"] >= MIN_RANK:
+        broken.append(f"rank correlation is {found['min_rank']:.4f}, allowed {MIN_RANK:g}")
     if broken:
         raise ParityError(
             f"parity broken, {precision} ({proof}), worst label {found['worst_label']}: "

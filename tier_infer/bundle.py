@@ -116,7 +116,8 @@ def load_bundle(folder: Path) -> Bundle:
 def parse_manifest(raw: bytes) -> Manifest:
     try:
         table = json.loads(raw.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        canonical(table)  # no NaN, no number of 5,000 digits
+    except (ValueError, RecursionError):
         raise IntegrityError("manifest.json is not valid JSON; export the bundle again") from None
     if not isinstance(table, dict) or table.get("schema_version") != SCHEMA_VERSION:
         found = table.get("schema_version") if isinstance(table, dict) else None
@@ -132,6 +133,13 @@ def parse_manifest(raw: bytes) -> Manifest:
     if set(table) != names:
         wrong = ", ".join(sorted(set(table) ^ names))
         raise IntegrityError(f"manifest.json has wrong keys: {wrong}")
+    try:
+        return _checked_manifest(table, bundle_digest)
+    except (TypeError, KeyError, AttributeError, ValueError):  # sealed, but not by tier-export
+        raise IntegrityError("manifest.json has a field of another type than its schema") from None
+
+
+def _checked_manifest(table: dict[str, Any], bundle_digest: object) -> Manifest:
     lists = {"grid": tuple(table["grid"]), "views": tuple(table["views"])}
     manifest = Manifest(**(table | lists))
     if manifest.bundle_sha256 != bundle_digest:
@@ -140,6 +148,9 @@ def parse_manifest(raw: bytes) -> Manifest:
         raise IntegrityError(f"the bundle's intensity preset {manifest.intensity!r} is unknown")
     if manifest.default_set not in manifest.label_sets:
         raise IntegrityError(f"the bundle's default set {manifest.default_set!r} is not in it")
+    for entry in (*manifest.files.values(), *manifest.label_sets.values()):
+        if not (isinstance(entry["sha256"], str) and isinstance(entry["bytes"], int)):
+            raise TypeError
     for name in (*manifest.files, *(entry["path"] for entry in manifest.label_sets.values())):
         if not re.fullmatch(r"(?:queries/)?[A-Za-z0-9_][A-Za-z0-9_.]*", name):
             raise IntegrityError(f"manifest.json names a file outside the bundle: {name}")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tier_infer.errors import TierError
+from tier_infer.errors import UsageError
+from tier_infer.guard import guarded
 
 VERBS = ("evaluate",)
 DEVICE_HELP = "Where the graph runs; auto may choose and says what it chose."
@@ -32,13 +32,7 @@ class ScoreOrVerb(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except TierError as error:
-            if "--debug" in sys.argv:
-                raise
-            click.echo(f"tier-infer: {error}", err=True)
-            ctx.exit(error.exit_code)
+        return guarded("tier-infer", ctx, lambda: click.Group.invoke(self, ctx))
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage("tier-infer", "STUDY... [OPTIONS]  |  evaluate LABELS.csv [OPTIONS]")
@@ -117,22 +111,25 @@ def score(
     asked = [part for part in labels.split(",") if part.strip()] if labels is not None else None
     selection = select_labels(bundle, asked)
     engine = Engine(bundle, device, precision)
+    if heatmaps is not None:
+        Path(heatmaps).mkdir(parents=True, exist_ok=True)
     keep = heatmaps is not None
     studies = group_studies(score_images(paths, bundle, engine, selection, keep))
-    if heatmaps is not None:
-        geometry = bundle.manifest.resolved_geometry()
-        for path in write_overlays(studies, geometry, Path(heatmaps)):
-            click.echo(f"wrote {path}", err=True)
     code = output.exit_code(studies)
     if as_json:
         click.echo(output.to_json(studies, bundle, engine))
     elif as_csv:
         click.echo(output.to_csv(studies), nl=False)
+        click.echo(f"tier-infer: {engine.device} {engine.precision}", err=True)
     elif code != 3:
         click.echo(output.to_table(studies, bundle, engine, selection))
     if code != 0:
         for image in (i for s in studies for i in s.images if i.status != "scored"):
             click.echo(f"tier-infer: {image.path}: {image.message}", err=True)
+    if heatmaps is not None:
+        geometry = bundle.manifest.resolved_geometry()
+        for path in write_overlays(studies, geometry, Path(heatmaps)):
+            click.echo(f"wrote {path}", err=True)
     click.get_current_context().exit(code)
 
 
@@ -179,11 +176,13 @@ def evaluate(
     bundle = load_bundle(Path(bundle_dir))
     images = read_labels(Path(labels_csv), split)
     engine = Engine(bundle, device, precision)
-    asked = labels.split(",") if labels else None
+    asked = [part for part in labels.split(",") if part.strip()] if labels else None
+    if scores is not None and (Path(scores).is_dir() or not Path(scores).parent.is_dir()):
+        raise UsageError(f"--scores {scores} is a folder, or its folder does not exist")
     table, results = run(images, bundle, engine, asked, group_by, draws)
     scored = sum(r.status == "scored" for r in results)
     if scores is not None:
-        _write_scores(Path(scores), [row["image_path"] for row in images.rows], results)
+        _write_scores(Path(scores), [row["image_path"] for _, row in images.lines], results)
     if as_json:
         rows = [{k: _finite(v) for k, v in asdict(row).items()} for row in table]
         identity = {"name": bundle.manifest.name, "sha256": bundle.manifest.bundle_sha256}

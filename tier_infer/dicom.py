@@ -187,8 +187,29 @@ def _decode(ds: Dataset) -> tuple[NDArray[np.integer], list[str]]:
     if raw.shape != (rows, cols):
         raise FailedImage("decode", "decoded pixels do not have the Rows and Columns of the header")
     stored = _stored_values(raw, bits_stored, signed)
-    kept = np.array_equal(stored.astype(raw.dtype), raw)  # in both, the sign reaches the top bit
-    return stored, [] if kept else ["high_bits_masked"]
+    return stored, _above_bits_stored(raw, stored, bits_stored)
+
+
+def _above_bits_stored(
+    raw: NDArray[np.integer], stored: NDArray[np.integer], bits_stored: int
+) -> list[str]:
+    """What stands above BitsStored: nothing or the sign, junk (masked, flagged), or the picture.
+
+    PS3.5 8.1.1 leaves those bits to the sign, older files kept overlays there. Where most
+    neighbours share them and they vary, they are the picture's own high bits and BitsStored lies:
+    masking would wrap its grey values.
+    """
+    plain = (stored.astype(raw.dtype) == raw) | ((raw >> bits_stored) == 0)
+    if plain.all():
+        return []
+    high = raw >> bits_stored
+    smooth = float(np.mean(high[:, 1:] == high[:, :-1])) if high.shape[1] > 1 else 1.0
+    if plain.mean() < 0.9 and smooth > 0.5 and high.min() != high.max():
+        raise FailedImage(
+            "bits_stored",
+            f"{tag('BitsStored')} is too small for the pixels, which reach beyond it",
+        )
+    return ["high_bits_masked"]
 
 
 def _decoded(ds: Dataset, syntax: str, bits_allocated: int) -> NDArray[np.integer]:

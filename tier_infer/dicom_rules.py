@@ -23,6 +23,7 @@ RADIOGRAPHY_SOP = (  # PS3.4 B.5; asked only when Modality is missing
     "1.2.840.10008.5.1.4.1.1.1",
     "1.2.840.10008.5.1.4.1.1.1.1",
 )
+FOR_PROCESSING_SOP = "1.2.840.10008.5.1.4.1.1.1.1.1"
 CHEST = ("CHEST", "THORAX", "LUNG", "CHESTABDOMEN", "CHEST_TO_ABDOMEN", "PORT CHEST")
 FRONTAL = ("PA", "AP")
 LATERAL = ("LL", "RL", "LATERAL", "LAT")
@@ -186,7 +187,7 @@ def check_object(ds: Dataset) -> None:
         raise NotEvaluated(
             "multi_frame", "(0028,0008) NumberOfFrames is above 1; only single images are scored"
         )
-    if text(ds, "PresentationIntentType") == "FOR PROCESSING":
+    if text(ds, "PresentationIntentType") == "FOR PROCESSING" or sop == FOR_PROCESSING_SOP:
         raise NotEvaluated(
             "for_processing",
             "(0008,0068) PresentationIntentType is FOR PROCESSING; "
@@ -248,15 +249,12 @@ def view_of(ds: Dataset) -> str:
     codes = [] if position else values(ds, "ViewCodeSequence")
     if codes and isinstance(codes[0], Dataset):
         position = text(codes[0], "CodeMeaning")
-        for word, view in (("OBLIQUE", "oblique"), ("LATERAL", "lateral")):
-            if word in position:
-                return view
         position = {"POSTERO-ANTERIOR": "PA", "ANTERO-POSTERIOR": "AP"}.get(position, position)
     if position in FRONTAL:
         return position
-    if position in LATERAL:
-        return "lateral"
-    return "oblique" if position in OBLIQUE else "unknown"
+    if position in OBLIQUE or "OBL" in position:
+        return "oblique"
+    return "lateral" if position in LATERAL or "LAT" in position else "unknown"
 
 
 def header_flags(ds: Dataset) -> list[str]:

@@ -6,23 +6,27 @@ patients where the CSV has `patient_id`, else images.
 
 from __future__ import annotations
 
-import csv
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tier_infer.bundle import Bundle
 from tier_infer.engine import Engine
 from tier_infer.errors import UsageError
 from tier_infer.label_sets import column_id
 from tier_infer.metrics import bootstrap_auc, roc_auc
-from tier_infer.scoring import ImageResult, Selection, score_images, select_labels
+from tier_infer.scoring import ImageResult, score_images, select_labels
+from tier_infer.tables import Lines, read_csv
+
+ALL = "(all)"
 
 
 @dataclass(frozen=True)
 class AucRow:
-    group: str  # "all", or a value of the column that was grouped by
+    group: str  # ALL, or a value of the column that was grouped by
     label: str
     auc: float
     low: float  # 95 % bootstrap interval
@@ -33,30 +37,28 @@ class AucRow:
 
 @dataclass(frozen=True)
 class LabelledImages:
-    rows: list[dict[str, str]]
+    lines: Lines
     folder: Path
     columns: dict[str, str]  # label id → CSV column
 
-    def truth(self, label: str) -> list[str]:
-        return [row[self.columns[label]].strip() for row in self.rows]
+    def column(self, name: str) -> list[str]:
+        return [cells[name].strip() for _, cells in self.lines]
 
 
 def read_labels(path: Path, split: str | None) -> LabelledImages:
-    """Raises UsageError naming the row when a truth cell is not 1, 0 or empty."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} can't be read as CSV: {error}") from error
-    if not rows or "image_path" not in rows[0]:
-        raise UsageError(f"{path} needs a header with image_path and label columns, and rows")
+    """Raises UsageError for a CSV that could be understood in two ways."""
+    _, columns, lines = read_csv(path, ("image_path",))
+    ids = [column_id(c) for c in columns]
+    twice = [c for c, i in zip(columns, ids, strict=True) if ids.count(i) > 1]
+    if twice:
+        raise UsageError(f"{path}: columns {', '.join(map(repr, twice))} are no distinct names")
     if split is not None:
-        if "split" not in rows[0]:
+        if "split" not in columns:
             raise UsageError(f"{path} has no split column; leave --split out")
-        rows = [row for row in rows if row["split"] == split]
-        if not rows:
+        lines = [(n, cells) for n, cells in lines if cells["split"].strip() == split]
+        if not lines:
             raise UsageError(f"{path} has no row with split {split!r}")
-    return LabelledImages(rows, path.parent, {column_id(c): c for c in rows[0]})
+    return LabelledImages(lines, path.parent, dict(zip(ids, columns, strict=True)))
 
 
 def evaluate(
@@ -69,21 +71,30 @@ def evaluate(
 ) -> tuple[list[AucRow], list[ImageResult]]:
     """AUC rows and every image result; a refused image is left out of the AUC and stays listed."""
     selection = select_labels(bundle, labels or _covered(images, bundle))
-    paths = [str(images.folder / row["image_path"]) for row in images.rows]
-    missing = [p for p in paths if not Path(p).is_file()]
+    truth = {name: _truth(images, name) for name in selection.names}
+    groups = _groups(images, group_by)
+    patients = _patients(images)
+    paths = [str(images.folder / cells["image_path"]) for _, cells in images.lines]
+    missing = [p for p in paths if not os.path.isfile(p)]
     if missing:
         raise UsageError(
             f"{len(missing)} images of the CSV do not exist, the first is {missing[0]}"
         )
     results = [result for result, _ in score_images(paths, bundle, engine, selection)]
-    groups = _groups(images, group_by)
-    names = ["all"] if group_by is None else ["all", *sorted(set(groups))]
-    table = [
-        row
-        for label in selection.names
-        for name in names
-        if (row := _auc_row(images, results, selection, label, name, groups, draws)) is not None
-    ]
+    scored = np.array([result.status == "scored" for result in results])
+    table = []
+    for name in selection.names:
+        z = np.array([result.scores.get(name, np.nan) for result in results])
+        known = scored & ~np.isnan(truth[name])
+        for group in (None, *(sorted(set(groups)) if group_by else ())):
+            used = known if group is None else known & (np.array(groups) == group)
+            if used.any():
+                y, s = truth[name][used], z[used]
+                low, high = bootstrap_auc(y, s, patients[used], draws)
+                counts = int(y.sum()), int((1 - y).sum())
+                table.append(
+                    AucRow(ALL if group is None else group, name, roc_auc(y, s), low, high, *counts)
+                )
     return table, results
 
 
@@ -95,45 +106,37 @@ def _covered(images: LabelledImages, bundle: Bundle) -> list[str]:
     return labels
 
 
+def _truth(images: LabelledImages, name: str) -> NDArray[np.float64]:
+    """1, 0 or NaN (empty) per row."""
+    label = name.rpartition(":")[2]
+    if label not in images.columns:
+        raise UsageError(f"the CSV has no column for label {name}")
+    cells = images.column(images.columns[label])
+    values = {"": np.nan, "0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0}
+    odd = [line for (line, _), cell in zip(images.lines, cells, strict=True) if cell not in values]
+    if odd:
+        raise UsageError(
+            f"line {odd[0]}: {images.columns[label]} must be 1, 0 or empty (empty means unknown)"
+        )
+    truth = np.array([values[cell] for cell in cells])
+    if np.isnan(truth).all():
+        raise UsageError(f"column {images.columns[label]} is empty in every row that is used")
+    return truth
+
+
+def _patients(images: LabelledImages) -> NDArray[np.str_]:
+    """What the bootstrap resamples; a row without patient_id is a patient of its own."""
+    if "patient_id" not in images.columns.values():
+        return np.array([str(n) for n in range(len(images.lines))])
+    ids = images.column("patient_id")
+    return np.array([f"id {i}" if i else f"row {n}" for n, i in enumerate(ids)])
+
+
 def _groups(images: LabelledImages, group_by: str | None) -> list[str]:
     if group_by is None:
-        return [""] * len(images.rows)
+        return [""] * len(images.lines)
     if group_by == "folder":
-        return [Path(row["image_path"]).parent.name for row in images.rows]
-    if group_by not in images.rows[0]:
-        raise UsageError(
-            f"--group-by {group_by!r} is no column of the CSV; `folder` is always there"
-        )
-    return [row[group_by] for row in images.rows]
-
-
-def _auc_row(
-    images: LabelledImages,
-    results: list[ImageResult],
-    selection: Selection,
-    label: str,
-    group: str,
-    groups: list[str],
-    draws: int,
-) -> AucRow | None:
-    column = label.rpartition(":")[2]
-    if column not in images.columns:
-        raise UsageError(f"the CSV has no column for label {label}")
-    truth = images.truth(column)
-    bad = [n for n, t in enumerate(truth) if t not in ("", "0", "1", "0.0", "1.0")]
-    if bad:
-        raise UsageError(f"row {bad[0] + 2}: {column} must be 1, 0 or empty")
-    used = [
-        n
-        for n, (t, result) in enumerate(zip(truth, results, strict=True))
-        if t and result.status == "scored" and group in ("all", groups[n])
-    ]
-    if not used:
-        return None
-    y = np.array([float(truth[n]) for n in used])
-    z = np.array([results[n].scores[label] for n in used])
-    patients = None
-    if "patient_id" in images.rows[0]:
-        patients = np.array([images.rows[n]["patient_id"] for n in used])
-    low, high = bootstrap_auc(y, z, patients, draws)
-    return AucRow(group, label, roc_auc(y, z), low, high, int(y.sum()), int((1 - y).sum()))
+        return [Path(cells["image_path"]).parent.name for _, cells in images.lines]
+    if group_by not in images.columns.values():
+        raise UsageError(f"--group-by {group_by!r} is no column of the CSV; `folder` always works")
+    return images.column(group_by)

@@ -17,6 +17,7 @@ from tier_infer.errors import FailedImage, NotEvaluated, UsageError
 from tier_infer.intensity import to_8bit
 
 IMAGE_SUFFIXES = ("", ".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg")
+MIN_LEVELS = 64  # of 256: a 12-bit picture in a 16-bit PNG keeps 16
 ORIENTATION = 0x0112  # Exif tag
 MAX_COLOUR_DIFFERENCE = 2  # grey levels between channels that JPEG may leave in a grey picture
 
@@ -45,9 +46,7 @@ def find_images(paths: Iterable[str]) -> list[str]:
             inside = sorted(
                 str(p) for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")
             )
-            if not inside:
-                raise FailedImage("empty_folder", f"{given} holds no files")
-            found.extend(inside)
+            found.extend(inside or [given])  # an empty folder gets a row of its own
         elif exists:
             found.append(given)
         else:
@@ -57,6 +56,10 @@ def find_images(paths: Iterable[str]) -> list[str]:
 
 def load_image(path: Path, intensity: str) -> Radiograph:
     """Raises NotEvaluated or FailedImage with a reason; see `errors`."""
+    if path.is_dir():
+        raise FailedImage("empty_folder", "the folder holds no files")
+    if not path.is_file():
+        raise FailedImage("unreadable", "it is no regular file")
     try:
         with path.open("rb") as file:
             head = file.read(132)
@@ -98,6 +101,12 @@ def _read_picture(path: Path) -> Radiograph:
             kind = type(error).__name__
             raise FailedImage("decode", f"the picture can't be decoded ({kind})") from None
     grey = _grey(turned)
+    if turned.mode not in ("L", "RGB") and grey.min() < grey.max() < MIN_LEVELS:
+        raise FailedImage(
+            "pixel_depth",
+            f"the 16-bit picture uses only the lowest {int(grey.max()) + 1} of 256 levels; "
+            "scale it to its full range, or give the DICOM file",
+        )
     if grey.min() == grey.max():
         raise FailedImage(
             "constant_image", "every pixel has the same value, so there is no picture"

@@ -75,4 +75,5 @@ def looks_equalised(grey: NDArray[np.uint8], tolerance: float = 0.06) -> bool:
     share = np.bincount(grey.ravel(), minlength=256) / grey.size
     background = float(share[:3].sum())  # a black frame is one level before and after equalisation
     line = background + (1 - background) * np.arange(256) / 255
-    return bool(np.abs(np.cumsum(share) - line)[3:].max() <= tolerance * (1 - background))
+    close = np.abs(np.cumsum(share) - line)[3:].max() <= tolerance
+    return bool(close and background < 0.5)

@@ -94,6 +94,6 @@ def to_table(
 def _remark(image: ImageResult) -> str:
     if image.status != "scored":
         return f"{image.status.replace('_', ' ')}: {image.message}"
-    counted = " (not counted)" if image.view == "lateral" else ""
+    counted = " (not counted)" if image.view == "lateral" or "duplicate" in image.flags else ""
     flags = f" [{', '.join(image.flags)}]" if image.flags else ""
     return f"{image.view}{counted}{flags}"

@@ -30,6 +30,7 @@ class ImageResult:
     flags: list[str] = field(default_factory=list)
     view: str = "unknown"
     scores: dict[str, float] = field(default_factory=dict)
+    instance_key: str | None = None  # SOPInstanceUID; never shown
     heat: NDArray[np.float32] | None = None  # [L, 7, 7], only when asked
     grey: NDArray[np.uint8] | None = None  # [H, W] for the overlay, only when asked
 
@@ -112,7 +113,7 @@ def _prepare(
     key: str | None = None
     try:
         image = load_image(Path(path), bundle.manifest.intensity)
-        key = image.study_key
+        key, result.instance_key = image.study_key, image.instance_key
         result.view, result.flags = image.view, _flags(image, bundle)
         crop = to_crop(image.grey, bundle.manifest.resolved_geometry())
     except RefusedImage as refusal:
@@ -156,7 +157,11 @@ def _run(
         heat = heatmaps(embeddings, selection) if keep_heat else None
     row = 0
     for result, key, crop in waiting:
-        if crop is not None:
+        if crop is not None and not np.isfinite(scores[row]).all():
+            result.status, result.reason = "failed", "not_finite"
+            result.message = "the encoder's output for this image is not finite"
+            row += 1
+        elif crop is not None:
             result.scores = {n: float(z) for n, z in zip(selection.names, scores[row], strict=True)}
             result.heat = heat[row] if heat is not None else None
             row += 1
@@ -182,8 +187,22 @@ def group_studies(results: Iterable[tuple[ImageResult, str | None]]) -> list[Stu
 
 
 def study_scores(images: list[ImageResult]) -> dict[str, float]:
-    """Mean of Z over the scored frontal images; an unknown view counts as frontal, flagged."""
-    counted = [i for i in images if i.status == "scored" and i.view != "lateral"]
+    """Mean of Z over the scored frontal images; an unknown view counts as frontal, flagged.
+
+    A copy (same SOPInstanceUID, same scores) counts once. Different pictures under one UID are all
+    counted: which of them is right can't be known, so they carry a flag.
+    """
+    counted: list[ImageResult] = []
+    for image in images:
+        if image.status != "scored" or image.view == "lateral":
+            continue
+        same = [c for c in counted if image.instance_key and c.instance_key == image.instance_key]
+        if any(c.scores == image.scores for c in same):
+            image.flags.append("duplicate")
+            continue
+        for twin in (*same, image) if same else ():
+            twin.flags.append("uid_not_unique")
+        counted.append(image)
     if not counted:
         return {}
     return {

@@ -9,22 +9,17 @@ from typing import Any
 
 import click
 
-from tier_infer.errors import TierError, UsageError
+from tier_infer.errors import UsageError
+from tier_infer.guard import guarded
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
 class Guarded(click.Group):
-    """Turns a TierError into its sentence and exit code."""
+    """Turns an error into its sentence and exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except TierError as error:
-            if "--debug" in sys.argv:
-                raise
-            click.echo(f"tier-train: {error}", err=True)
-            ctx.exit(error.exit_code)
+        return guarded("tier-train", ctx, lambda: click.Group.invoke(self, ctx))
 
 
 @click.group(cls=Guarded, context_settings=CONTEXT)

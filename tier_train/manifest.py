@@ -12,9 +12,7 @@ any other    a label column if its cells are 1, 0 or empty; empty means unknown,
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from tier_infer.geometry import Geometry, center_crop, resize_short_side
 from tier_infer.images import load_image
 from tier_infer.intensity import PRESETS, looks_equalised
 from tier_infer.label_sets import LabelSet, column_id, load_label_set, set_from_names
+from tier_infer.tables import Lines, read_csv
 from tier_train.captions import caption
 
 REQUIRED = ("image_path", "patient_id", "split")
@@ -65,7 +64,7 @@ class Manifest:
 
 def read_manifest(path: Path, skip_bad: bool = False) -> Manifest:
     """Raises UsageError for anything that would train on other pairs than the user meant."""
-    raw, columns, table = _read_csv(path)
+    raw, columns, table = read_csv(path, REQUIRED)
     _check_splits(table)
     labels = [c for c in columns if c not in REQUIRED + OPTIONAL and _is_label(c, table)]
     _check_label_names(labels)
@@ -157,31 +156,6 @@ def validation_labels(manifest: Manifest) -> tuple[LabelSet, dict[str, str]]:
     return LabelSet("manifest", (*chexpert, *others)), columns
 
 
-Lines = list[tuple[int, dict[str, str]]]  # line in the file, cells by column
-
-
-def _read_csv(path: Path) -> tuple[bytes, list[str], Lines]:
-    """newline="" and strict: a line break inside quotes is text, an open quote is an error."""
-    try:
-        raw = path.read_bytes()
-        text = io.StringIO(raw.decode("utf-8-sig"), newline="")
-        reader = csv.DictReader(text, strict=True)
-        table = [(reader.line_num, cells) for cells in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"manifest {path} can't be read as CSV: {error}") from None
-    columns = list(reader.fieldnames or [])
-    missing = [c for c in REQUIRED if c not in columns]
-    if missing or not table:
-        raise UsageError(
-            f"manifest {path} needs rows and the columns {', '.join(REQUIRED)}; "
-            f"missing: {', '.join(missing) or 'rows'}"
-        )
-    for number, cells in table:
-        if None in cells or None in cells.values():
-            raise UsageError(f"manifest line {number} has not {len(columns)} cells as the header")
-    return raw, columns, table
-
-
 def _check_splits(table: Lines) -> None:
     seen: dict[str, tuple[str, int]] = {}
     for number, cells in table:
@@ -221,9 +195,10 @@ def _check_label_names(columns: list[str]) -> None:
 
 
 def _drop_missing(path: Path, table: Lines, skip: bool) -> Lines:
-    present = [(n, c) for n, c in table if (path.parent / c["image_path"]).is_file()]
-    if len(present) < len(table) and not skip:
-        number, cells = next(row for row in table if row not in present)
+    found = [_is_file(path.parent / cells["image_path"]) for _, cells in table]
+    present = [row for row, there in zip(table, found, strict=True) if there]
+    if not all(found) and not skip:
+        number, cells = table[found.index(False)]
         raise UsageError(
             f"{len(table) - len(present)} of {len(table)} images of the manifest do not exist, the "
             f"first is {cells['image_path']} (line {number}); mend the paths, or leave the "
@@ -232,6 +207,13 @@ def _drop_missing(path: Path, table: Lines, skip: bool) -> Lines:
     if not present:
         raise UsageError(f"no image of the {len(table)} rows of {path} exists")
     return present
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name the file system can't even ask for
+        return False
 
 
 def _row(number: int, cells: dict[str, str], labels: list[str]) -> Row:

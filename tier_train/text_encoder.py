@@ -7,6 +7,7 @@ one space. Keys follow CXR-BERT: `text.*` the BERT, `text_head.*` its cls_projec
 from __future__ import annotations
 
 import itertools
+import string
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from tier_train.image_encoder import unit_norm
 if TYPE_CHECKING:
     from transformers import BertTokenizer
 
+ALPHABET = string.ascii_lowercase + string.digits + ".,;:-/()%'"
 MIN_COUNT = 2  # words and pairs seen once teach nothing
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -88,7 +90,9 @@ def train_vocabulary(sentences: Sequence[str], size: int) -> list[str]:
         for word, count in sorted(counts.items())
         if count >= MIN_COUNT
     ]
-    pieces = [*SPECIAL, *sorted({piece for _, word in words for piece in word})]
+    seen = {piece for _, word in words for piece in word}
+    basic = {form for c in ALPHABET for form in (c, f"##{c}")}  # so that every Latin prompt is read
+    pieces = [*SPECIAL, *sorted(seen | basic)]
     while len(pieces) < size:
         pairs: Counter[tuple[str, str]] = Counter()
         for count, word in words:
@@ -138,6 +142,11 @@ class Tokenizer:
             return_tensors="pt",
         )
         return out["input_ids"], out["attention_mask"]
+
+    def uncut(self, sentence: str) -> list[int]:
+        """All ids of one sentence, however long."""
+        ids: list[int] = self._bert(sentence)["input_ids"]
+        return ids
 
 
 def embed_prompts(encoder: TextEncoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> Tensor:

@@ -254,9 +254,9 @@ def test_evaluate_masks_empty_cells_and_groups(infer: Infer, tmp_path: Path, sit
     )
     report = json.loads(infer(*command, "--group-by", "ward").stdout)
     counted = {row["group"]: row["positives"] + row["negatives"] for row in report["auc"]}
-    assert counted == {"all": 50, "east": 25, "west": 25}
+    assert counted == {"(all)": 50, "east": 25, "west": 25}
     folders = json.loads(infer(*command, "--group-by", "folder").stdout)
-    assert {row["group"] for row in folders["auc"]} == {"all", "images"}
+    assert {row["group"] for row in folders["auc"]} == {"(all)", "images"}
 
 
 @pytest.mark.parametrize(

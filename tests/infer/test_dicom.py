@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -21,6 +22,7 @@ from pydicom.uid import (
 
 from tests.infer.dicom_files import dx, in_syntax, picture, write
 from tier_infer.dicom import StoredImage, read_dicom
+from tier_infer.errors import FailedImage
 from tier_infer.images import load_image
 
 LOSSLESS = [
@@ -169,3 +171,20 @@ def test_keys_group_but_lie_outside_the_flags(tmp_path: Path) -> None:
     image = read(ds, tmp_path)
     assert (image.study_key, image.instance_key) == (ds.StudyInstanceUID, ds.SOPInstanceUID)
     assert read(dx(StudyInstanceUID=""), tmp_path).study_key is None
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS, ids=lambda s: s.name)
+@pytest.mark.parametrize("claimed", [8, 10, 11])
+def test_bits_stored_that_lies_is_refused(syntax: str, claimed: int, tmp_path: Path) -> None:
+    """Found in review: a 12-bit picture under fewer bits was wrapped, scored and only flagged."""
+    ds = in_syntax(dx(smooth()), syntax)
+    ds.BitsStored, ds.HighBit = claimed, claimed - 1
+    with pytest.raises(FailedImage) as caught:
+        read(ds, tmp_path)
+    assert caught.value.reason == "bits_stored"
+
+
+def smooth() -> NDArray[np.uint16]:
+    """uint16 [40, 36], 12 bits, as smooth as a radiograph: neighbours share their high bits."""
+    y, x = np.mgrid[:40, :36]
+    return np.rint(4095 * (0.5 + 0.5 * np.sin(x / 9) * np.cos(y / 11))).astype(np.uint16)

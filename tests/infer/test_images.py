@@ -181,8 +181,8 @@ def test_content_decides_not_the_name(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_opened_failed(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "nothing.dcm"):
-        with pytest.raises(FailedImage, match="can't be opened") as caught:
+    for path, words in ((tmp_path, "holds no files"), (tmp_path / "no.dcm", "no regular file")):
+        with pytest.raises(FailedImage, match=words) as caught:
             load_image(path, "minmax")
         assert str(tmp_path) not in str(caught.value)
 
@@ -199,8 +199,9 @@ def test_a_folder_gives_its_files_in_a_fixed_order(tmp_path: Path) -> None:
 
 def test_an_empty_folder_failed(tmp_path: Path) -> None:
     (tmp_path / ".hidden").touch()
+    assert find_images([str(tmp_path)]) == [str(tmp_path)]  # a row of its own in every output
     with pytest.raises(FailedImage, match="holds no files") as caught:
-        find_images([str(tmp_path)])
+        load_image(tmp_path, "mimic-jpg")
     assert caught.value.exit_code == 3
 
 

@@ -1,0 +1,32 @@
+"""How the three commands end when something goes wrong: a sentence, an exit code, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from tier_infer.errors import TierError
+
+
+def guarded(name: str, ctx: click.Context, call: Callable[[], Any]) -> Any:
+    """Runs `call`. A traceback could hold what a file says, so only --debug shows one."""
+    try:
+        return call()
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        if isinstance(error, TierError):
+            sentence, code = str(error), error.exit_code
+        elif isinstance(error, OSError):
+            place = f"{error.filename}: " if error.filename else ""
+            sentence, code = f"{place}{error.strerror or type(error).__name__}", 2
+        else:
+            sentence = f"a bug of ours ({type(error).__name__}); --debug shows where"
+            code = 1
+        click.echo(f"{name}: {sentence}", err=True)
+        ctx.exit(code)

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tier_export.fp16 import HalfEncoder, half_share, to_fp16
 from tier_export.graphs import check_signature, encoder_graph, query_graph
 from tier_export.parity import onnx_encoder
+from tier_infer.errors import UsageError
 from tier_infer.geometry import GEOMETRIES
 from tier_infer.label_sets import parse_label_set
 from tier_train.checkpoint import Checkpoint, load_checkpoint
@@ -206,3 +207,20 @@ def test_helper_models_are_valid() -> None:
     graph = helper.make_graph([node], "g", [], [])
     with pytest.raises(onnx.checker.ValidationError):
         onnx.checker.check_model(helper.make_model(graph), full_check=True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([{"id": "a", "positive": ["Отёк лёгких."]}], "no letters"),
+        ([{"id": "a", "positive": ["edema " * 200]}], "longer than 128 tokens"),
+        ([{"id": "a", "positive": ["Edema."], "negative": ["Edema."]}], "mean the same"),
+        ([{"id": i, "positive": ["Edema."]} for i in ("a", "b")], "have the same sentences"),
+    ],
+)
+def test_prompts_that_ask_nothing_are_refused(
+    checkpoint: Checkpoint, labels: list[dict[str, object]], words: str
+) -> None:
+    """Found in review: unreadable prompts became [UNK] and scored every image alike."""
+    with pytest.raises(UsageError, match=words):
+        query_graph(checkpoint, parse_label_set({"set": "s", "label": labels}, "test"))

@@ -121,3 +121,22 @@ def test_the_identity_is_that_of_the_numbers(copy: Path) -> None:
 def test_no_bundle_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="tier-export"):
         load_bundle(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"grid": 7}, {"label_sets": {"chexpert": {}}}, {"files": {"image_encoder.onnx": 1}}],
+)
+def test_sealed_nonsense_is_refused(copy: Path, changes: dict[str, object]) -> None:
+    """Found in review: consistent digests over fields of another type ended in a traceback."""
+    rewritten(copy, **changes)
+    with pytest.raises(IntegrityError):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize("value", ["NaN", "1" * 5000])
+def test_numbers_that_json_does_not_know_are_refused(copy: Path, value: str) -> None:
+    text = (copy / "manifest.json").read_text()
+    (copy / "manifest.json").write_text(text.replace('"embed_dim": 128', f'"embed_dim": {value}'))
+    with pytest.raises(IntegrityError):
+        load_bundle(copy)

@@ -17,6 +17,7 @@ from PIL import Image
 from tests.conftest import DATA
 from tests.infer.dicom_files import dx, write
 from tier_infer.cli import main
+from tier_infer.engine import Embeddings, Engine
 from tier_infer.output import CSV_COLUMNS, SCHEMA
 
 Infer = Callable[..., Result]
@@ -271,3 +272,136 @@ def test_evaluate_refuses(infer: Infer, args: list[str], words: str) -> None:
     result = infer("evaluate", "manifest.csv", *args)
     assert result.exit_code == 2
     assert words in result.stderr
+
+
+# Found in review.
+
+
+def test_json_follows_the_published_schema(infer: Infer, tmp_path: Path) -> None:
+    import jsonschema
+
+    import tier_infer
+
+    file = Path(tier_infer.__file__).parent / "schema/tier-infer-1.json"
+    schema = json.loads(file.read_text())
+    (tmp_path / "text.dcm").write_text("no image")
+    runs = (["study.dcm", "--heatmaps", str(tmp_path / "heat")], ["images"], [str(tmp_path)])
+    for args in runs:
+        jsonschema.validate(json.loads(infer(*args, "--json").stdout), schema)
+    wrong = json.loads(infer("study.dcm", "--json").stdout)
+    wrong["studies"][0]["images"][0]["status"] = "maybe"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, schema)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["study.dcm", "--heatmaps", "manifest.csv"],
+        ["study.dcm", "--heatmaps", "manifest.csv/heat"],
+        ["study.dcm", "--bundle", "x" * 300],
+        ["evaluate", "manifest.csv", "--split", "test", "--scores", "images"],
+        ["evaluate", "manifest.csv", "--split", "test", "--scores", "nowhere/scores.csv"],
+    ],
+)
+def test_outputs_that_cannot_be_written_are_refused_first(infer: Infer, args: list[str]) -> None:
+    result = infer(*args)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_empty_folder_beside_a_study_is_listed(infer: Infer, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = infer("study.dcm", str(tmp_path / "empty"), "--json")
+    assert result.exit_code == 8
+    images = [i for s in json.loads(result.stdout)["studies"] for i in s["images"]]
+    assert [i["reason"] for i in images] == [None, "empty_folder"]
+
+
+def test_a_copy_counts_once(infer: Infer, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    for name, uid in (("a", "1.2.3.1"), ("copy", "1.2.3.1"), ("b", "1.2.3.2")):
+        pixels = np.random.default_rng(int(uid[-1])).integers(0, 4096, (64, 64), dtype=np.uint16)
+        write(dx(pixels, SOPInstanceUID=uid), tmp_path / f"{name}.dcm")
+    (study,) = json.loads(infer(str(tmp_path), "--json", "--labels", "edema").stdout)["studies"]
+    by_name = {Path(i["path"]).stem: i for i in study["images"]}
+    assert "duplicate" in by_name["copy"]["flags"]
+    mean = np.mean([by_name[n]["scores"]["edema"] for n in ("a", "b")])
+    assert study["scores"]["edema"] == pytest.approx(mean, abs=1e-12)
+    write(
+        dx(rng.integers(0, 4096, (64, 64), dtype=np.uint16), SOPInstanceUID="1.2.3.2"),
+        tmp_path / "c.dcm",
+    )
+    (study,) = json.loads(infer(str(tmp_path), "--json", "--labels", "edema").stdout)["studies"]
+    flagged = [Path(i["path"]).stem for i in study["images"] if "uid_not_unique" in i["flags"]]
+    assert flagged == ["b", "c"]
+
+
+def test_one_image_that_is_not_finite_fails_alone(
+    infer: Infer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = Engine.encode
+
+    def poisoned(self: Engine, pixels: np.ndarray) -> Embeddings:
+        found = encode(self, pixels)
+        found.image[1] = np.nan
+        return found
+
+    monkeypatch.setattr(Engine, "encode", poisoned)
+    films = [f"images/phantom-0000{n}.dcm" for n in range(3)]
+    result = infer(*films, "--json")
+    assert result.exit_code == 8
+    images = [i for s in json.loads(result.stdout)["studies"] for i in s["images"]]
+    assert [i["reason"] for i in images] == [None, "not_finite", None]
+
+
+def test_a_bug_shows_no_traceback(infer: Infer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError("Jane Doe")
+
+    monkeypatch.setattr(Engine, "encode", bug)
+    result = infer("study.dcm")
+    assert result.exit_code == 1
+    assert "a bug of ours (ZeroDivisionError)" in result.stderr
+    assert "Jane" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("image_path,edema\na.dcm\n", "line 2 has not 2 cells"),
+        ("image_path,edema\na.dcm,1,1\n", "line 2 has not 2 cells"),
+        ("image_path,edema,Edema\nstudy.dcm,1,0\n", "no distinct names"),
+        ("image_path,edema,edema\nstudy.dcm,1,0\n", "two columns called 'edema'"),
+        ("image_path,edema\nstudy.dcm,1\nstudy.dcm,-1\n", "line 3: edema must be"),
+        ("image_path,edema\nstudy.dcm,\n", "empty in every row"),
+        ("image_path,hernia\nstudy.dcm,1\n", "none of the bundle's labels"),
+        ("edema\n1\n", "missing: image_path"),
+        ("image_path,edema\n", "missing: rows"),
+        (f"image_path,edema\n{'x' * 300}.dcm,1\n", "do not exist"),
+    ],
+)
+def test_evaluate_refuses_ambiguous_tables(
+    infer: Infer, text: str, words: str, tmp_path: Path, site: Path
+) -> None:
+    shutil.copy(site / "study.dcm", tmp_path)
+    (tmp_path / "labels.csv").write_text(text)
+    result = infer("evaluate", str(tmp_path / "labels.csv"))
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_evaluate_reads_what_excel_writes_and_lone_patients(
+    infer: Infer, tmp_path: Path, site: Path
+) -> None:
+    """A byte order mark and CRLF; rows without patient_id are patients of their own."""
+    shutil.copytree(site / "images", tmp_path / "images")
+    rows = read(site / "manifest.csv")[:80]
+    text = "image_path,patient_id,edema\r\n"
+    text += "".join(f"{r['image_path']},,{r['edema']}\r\n" for r in rows)
+    (tmp_path / "excel.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    result = infer("evaluate", str(tmp_path / "excel.csv"), "--json", "--draws", "100")
+    assert result.exit_code == 0
+    (row,) = json.loads(result.stdout)["auc"]
+    assert row["low"] < row["auc"] < row["high"]

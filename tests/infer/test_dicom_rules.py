@@ -11,6 +11,7 @@ import pytest
 from pydicom import Dataset
 
 from tests.infer.dicom_files import UID, dx, picture, write
+from tier_infer.dicom_rules import view_of
 from tier_infer.errors import FailedImage, NotEvaluated, RefusedImage
 from tier_infer.images import load_image
 
@@ -168,3 +169,14 @@ def test_what_the_rules_let_through(tags: dict[str, Any], tmp_path: Path) -> Non
     grey = load_image(write(ds, tmp_path / "image.dcm"), "mimic-jpg").grey
     assert grey.shape == (40, 36)
     assert np.ptp(grey) == 255
+
+
+@pytest.mark.parametrize("position", ["LLAT", "LEFT LATERAL", "Lat", "RAO", "LEFT OBLIQUE"])
+def test_a_lateral_by_any_name_is_not_frontal(position: str) -> None:
+    """Found in review: unlisted spellings counted as frontal."""
+    assert view_of(dx(ViewPosition=position)) in ("lateral", "oblique")
+
+
+def test_for_processing_by_its_sop_class(tmp_path: Path) -> None:
+    ds = dx(SOPClassUID="1.2.840.10008.5.1.4.1.1.1.1.1")
+    assert refusal(ds, tmp_path).reason == "for_processing"

@@ -186,3 +186,22 @@ def test_too_few_pairs_are_not_gated_and_counted(sides: Sides) -> None:
     for label, pairs in found["auc_not_gated"].items():
         positives = int((few.truth[label] == 1).sum())
         assert pairs == positives * (40 - positives)
+
+
+def test_a_collapsed_network_cannot_hide_behind_its_small_scores(sides: Sides) -> None:
+    """Found in review: with Z within 1e-4 of each other a constant output was inside the gate."""
+    crops = Crops(sides.crops["phantoms"].pixels, {}, "no truth")
+    right = sides.reference(crops.pixels)
+    small = Outputs(right.image, right.patches, right.scores * 1e-4, right.cells * 1e-4)
+    flat = Outputs(right.image, right.patches, small.scores * 0, small.cells * 0)
+    found = compare(small, flat, sides.labels, crops)
+    with pytest.raises(ParityError, match="rank correlation"):
+        check("fp16", "constant", found)
+
+
+def test_tied_scores_do_not_flip_decisions(sides: Sides) -> None:
+    one = sides.crops["phantoms"].pixels[:1]
+    crops = Crops(np.concatenate([one, one]), {}, "one image twice")
+    right = sides.reference(crops.pixels)
+    off = Outputs(right.image, right.patches, right.scores + 1e-8, right.cells)
+    assert compare(right, off, sides.labels, crops)["flips"] == 0

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from tier_infer.dicom import MAX_PIXELS, read_dicom
+from tier_infer.dicom import read_dicom
 from tier_infer.errors import FailedImage, NotEvaluated, UsageError
 from tier_infer.intensity import to_8bit
+from tier_infer.pixel_data import MAX_PIXELS
 
 IMAGE_SUFFIXES = ("", ".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg")
 MIN_LEVELS = 64  # of 256: a 12-bit picture in a 16-bit PNG keeps 16

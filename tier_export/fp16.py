@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tier_train.image_encoder import ImageEncoder, normalise, unit_norm
+from tier_train.image_encoder import ImageEncoder, normalise
 from tier_train.model import DualEncoder
 
 TOWER = {"Conv", "Relu", "Add", "MaxPool"}  # all that may stand between the first and the last Conv
@@ -96,7 +96,11 @@ def half_share(model: onnx.ModelProto) -> float:
 
 class HalfEncoder(nn.Module):
     """The same arithmetic in torch, with half activations: what a GPU does and onnxruntime on a CPU
-    does not (there FP16 graphs are computed in float32)."""
+    does not (there FP16 graphs are computed in float32).
+
+    Weights and every tensor between two operators are rounded to half, sums run in float32, as
+    tensor cores do. torch has half convolutions for CPUs, too, but slow ones.
+    """
 
     mean: Tensor
     std: Tensor
@@ -104,22 +108,31 @@ class HalfEncoder(nn.Module):
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()
         self.image = fold(model.image)
-        stem = copy.deepcopy(self.image.trunk.conv1)
-        self.image.half()
-        if stem.weight[0].numel() < MIN_FAN_IN:  # then half begins behind the max-pool
-            self.image.trunk.conv1 = stem  # not .float(): its weights would be rounded by then
-            self.image.trunk.maxpool.register_forward_hook(lambda _, args, x: x.half())
+        stem = self.image.trunk.conv1
+        kept = stem if stem.weight[0].numel() < MIN_FAN_IN else None
+        for module in self.image.modules():
+            if isinstance(module, nn.Conv2d) and module is not kept:
+                module.to(torch.float16).to(torch.float32)
+                module.register_forward_hook(lambda _, args, x: rounded(x))
+            elif isinstance(module, nn.ReLU) and not (kept and module is self.image.trunk.relu):
+                module.register_forward_pre_hook(lambda _, args: (rounded(args[0]),))
+        if kept:  # then half begins behind the max-pool
+            self.image.trunk.maxpool.register_forward_hook(lambda _, args, x: rounded(x))
+        else:
+            stem.register_forward_pre_hook(lambda _, args: (rounded(args[0]),))
         self.register_buffer("mean", model.mean)
         self.register_buffer("std", model.std)
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """pixels: uint8 [N, H, W] → image_e [N, D], patch_e [N, 7, 7, D], float32."""
-        x = normalise(pixels, self.mean, self.std).to(self.image.trunk.conv1.weight.dtype)
-        projected = self.image.proj(self.image.trunk(x)).float().permute(0, 2, 3, 1)
-        patch_e = unit_norm(projected)
-        pooled = patch_e if self.image.global_pool == "norm_then_mean" else projected
-        return unit_norm(pooled.mean((1, 2))), patch_e
+        image_e, patch_e = self.image(normalise(pixels, self.mean, self.std))
+        return image_e, patch_e
+
+
+def rounded(x: Tensor) -> Tensor:
+    """The nearest half value of every element, as float32; beyond 65504 it's infinite, as there."""
+    return x.to(torch.float16).to(torch.float32)
 
 
 def fold(image: ImageEncoder) -> ImageEncoder:

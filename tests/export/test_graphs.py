@@ -12,14 +12,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from tier_export.fp16 import HalfEncoder, half_share, to_fp16
+from tier_export.fp16 import HalfEncoder, fold, half_share, to_fp16
 from tier_export.graphs import check_signature, encoder_graph, query_graph
 from tier_export.parity import onnx_encoder
 from tier_infer.errors import UsageError
 from tier_infer.geometry import GEOMETRIES
 from tier_infer.label_sets import parse_label_set
 from tier_train.checkpoint import Checkpoint, load_checkpoint
-from tier_train.image_encoder import ImageEncoder
+from tier_train.image_encoder import ImageEncoder, normalise
 from tier_train.model import DualEncoder
 from tier_train.zero_shot import encode_images
 
@@ -168,6 +168,26 @@ def tame(image: ImageEncoder) -> None:
     for name, module in image.named_modules():
         if name.endswith("bn3"):
             torch.nn.init.constant_(module.weight, 0.2)
+
+
+def test_rounding_between_operators_is_half_arithmetic(checkpoint: Checkpoint) -> None:
+    """Against torch's own half convolutions."""
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 112, 112), np.uint8))
+    folded = fold(checkpoint.model.image)
+    x = normalise(pixels, checkpoint.model.mean, checkpoint.model.std)
+    trunk = folded.trunk
+    with torch.no_grad():
+        x = trunk.maxpool(trunk.relu(trunk.conv1(x))).half()  # the stem stays float32
+        for stage in (trunk.layer1, trunk.layer2, trunk.layer3):
+            x = stage.half()(x)
+        projected = folded.proj.half()(x).float().permute(0, 2, 3, 1)
+        patch_e = projected / projected.norm(dim=-1, keepdim=True)
+        image_e = patch_e.mean((1, 2)) / patch_e.mean((1, 2)).norm(dim=-1, keepdim=True)
+    exact, _ = encode_images(checkpoint.model, pixels.numpy())
+    image, patches = HalfEncoder(checkpoint.model)(pixels)
+    error = (image_e - exact).abs().max()
+    assert (image - image_e).abs().max() <= 0.5 * error  # closer to each other than to float32
+    torch.testing.assert_close(patches, patch_e, atol=2e-3, rtol=0)
 
 
 @pytest.mark.slow

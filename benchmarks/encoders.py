@@ -59,4 +59,7 @@ def main(pairs: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["demo/regularized/ckpt.pt", "demo/bundle"])
+    arguments = sys.argv[1:] or ["demo/regularized/ckpt.pt", "demo/bundle"]
+    if not all(Path(name).exists() for name in arguments):
+        sys.exit(f"{' '.join(arguments)}: not all there; run `make demo` first")
+    main(arguments)

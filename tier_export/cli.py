@@ -25,8 +25,8 @@ class Guarded(click.Command):
     "--queries",
     multiple=True,
     metavar="SET",
-    help="Label set: packaged name or TOML file; may be repeated, the first is the default set. "
-    "Default: chexpert.",
+    help="Label set: chexpert, pneumonia or a TOML file; may be repeated, the first is the "
+    "default set. Default: chexpert.",
 )
 @click.option(
     "--crops",

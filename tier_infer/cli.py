@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,12 @@ from typing import Any
 import click
 
 from tier_infer.errors import UsageError
-from tier_infer.guard import guarded
+from tier_infer.files import write_atomic
+from tier_infer.guard import guarded, printable
 
 VERBS = ("evaluate",)
+TALK = 20
+CONTEXT = {"help_option_names": ["-h", "--help"]}
 DEVICE_HELP = "Where the graph runs; auto may choose and says what it chose."
 
 
@@ -25,9 +30,7 @@ class ScoreOrVerb(click.Group):
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (
-            args[0] not in self.commands and args[0] not in ("-h", "--help", "--version")
-        ):
+        if not args or args[0] not in (*VERBS, "-h", "--help", "--version"):
             args = ["score", *args]
         return super().parse_args(ctx, args)
 
@@ -42,6 +45,19 @@ class ScoreOrVerb(click.Group):
         click.Command.format_options(self.commands["score"], ctx, formatter)
         with formatter.section("Further verbs"):
             formatter.write_dl([(v, self.commands[v].get_short_help_str(70)) for v in VERBS])
+
+
+class Score(click.Command):
+    """Hidden behind the group: users type paths, so messages must not name a verb `score`."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        return super().make_context("tier-infer", args, None, **extra)
 
 
 def device_option(command: Any) -> Any:
@@ -69,7 +85,7 @@ def device_option(command: Any) -> Any:
 
 @click.group(
     cls=ScoreOrVerb,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=CONTEXT,
     help="Score chest radiographs (DICOM, PNG, JPEG) for findings written in plain words.\n\n"
     "STUDY is a file, several files or a folder. Research use only, not for diagnostic use.",
 )
@@ -78,7 +94,7 @@ def main() -> None:
     pass
 
 
-@main.command("score", hidden=True, context_settings={"help_option_names": ["-h", "--help"]})
+@main.command("score", cls=Score, hidden=True, context_settings=CONTEXT)
 @click.argument("study", nargs=-1, required=True)
 @click.option("--labels", metavar="A,B", help="Findings, e.g. cardiomegaly,edema. Default: all.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -113,19 +129,20 @@ def score(
     engine = Engine(bundle, device, precision)
     if heatmaps is not None:
         Path(heatmaps).mkdir(parents=True, exist_ok=True)
+        if any(Path(heatmaps).glob("study-*_image-*.png")):  # study-1 was somebody else
+            raise UsageError(f"{heatmaps} holds overlays of another run; choose an empty folder")
     keep = heatmaps is not None
     studies = group_studies(score_images(paths, bundle, engine, selection, keep))
     code = output.exit_code(studies)
     if as_json:
         click.echo(output.to_json(studies, bundle, engine))
     elif as_csv:
-        click.echo(output.to_csv(studies), nl=False)
+        click.echo(output.to_csv(studies), nl=False, color=True)  # names as they are
         click.echo(f"tier-infer: {engine.device} {engine.precision}", err=True)
     elif code != 3:
         click.echo(output.to_table(studies, bundle, engine, selection))
     if code != 0:
-        for image in (i for s in studies for i in s.images if i.status != "scored"):
-            click.echo(f"tier-infer: {image.path}: {image.message}", err=True)
+        tell_refused([image for study in studies for image in study.images])
     if heatmaps is not None:
         geometry = bundle.manifest.resolved_geometry()
         for path in write_overlays(studies, geometry, Path(heatmaps)):
@@ -133,7 +150,7 @@ def score(
     click.get_current_context().exit(code)
 
 
-@main.command(context_settings={"help_option_names": ["-h", "--help"]})
+@main.command(context_settings=CONTEXT)
 @click.argument("labels_csv", type=click.Path(exists=True, dir_okay=False))
 @click.option(
     "--labels", metavar="A,B", help="Default: the default set's labels that have a column."
@@ -177,8 +194,10 @@ def evaluate(
     images = read_labels(Path(labels_csv), split)
     engine = Engine(bundle, device, precision)
     asked = [part for part in labels.split(",") if part.strip()] if labels else None
-    if scores is not None and (Path(scores).is_dir() or not Path(scores).parent.is_dir()):
-        raise UsageError(f"--scores {scores} is a folder, or its folder does not exist")
+    if scores is not None:
+        folder = Path(scores).parent
+        if Path(scores).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise UsageError(f"--scores {scores} is a folder or lies in none that can be written")
     table, results = run(images, bundle, engine, asked, group_by, draws)
     scored = sum(r.status == "scored" for r in results)
     if scores is not None:
@@ -207,10 +226,18 @@ def evaluate(
                 f"{row.label:<28} {row.group:<20} {row.auc:6.3f}  {interval:<15}  "
                 f"{row.positives} / {row.negatives}"
             )
-    for result in (r for r in results if r.status != "scored"):
-        click.echo(f"tier-infer: {result.path}: {result.message}", err=True)
+    tell_refused(results)
     failed = any(r.status == "failed" for r in results)
     click.get_current_context().exit(3 if not scored else 8 if failed else 0)
+
+
+def tell_refused(images: list[Any]) -> None:
+    """On stderr, the first TALK of them; tables, --json and --csv list all."""
+    refused = [image for image in images if image.status != "scored"]
+    for image in refused[:TALK]:
+        click.echo(f"tier-infer: {printable(image.path)}: {image.message}", err=True)
+    if len(refused) > TALK:
+        click.echo(f"tier-infer: and {len(refused) - TALK} more", err=True)
 
 
 def _finite(value: object) -> object:
@@ -219,11 +246,12 @@ def _finite(value: object) -> object:
 
 
 def _write_scores(path: Path, names: list[str], results: list[Any]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("image_path", "label", "score"))
-        for name, result in zip(names, results, strict=True):
-            writer.writerows((name, label, repr(z)) for label, z in result.scores.items())
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("image_path", "label", "score"))
+    for name, result in zip(names, results, strict=True):
+        writer.writerows((name, label, repr(z)) for label, z in result.scores.items())
+    write_atomic(path, buffer.getvalue().encode("utf-8", "surrogateescape"))
 
 
 if __name__ == "__main__":

@@ -75,9 +75,9 @@ def _open_encoder(
 ) -> tuple[str, str, onnxruntime.InferenceSession]:
     """'auto' tries the GPU where onnxruntime was built for one; every other device is strict."""
     if device not in DEVICES:
-        raise UsageError(f"device {device!r} is unknown; allowed: {', '.join(DEVICES)}")
+        raise UsageError(f"device {device!r} is unknown; allowed: auto, cpu, cuda")
     if device == "tensorrt":
-        raise DeviceError("the bundle holds no TensorRT engine for this machine; use --device cpu")
+        raise DeviceError("this version has no TensorRT engine; use --device cuda or cpu")
     if device == "auto":
         if PROVIDERS["cuda"] in _onnxruntime().get_available_providers():
             try:

@@ -74,7 +74,7 @@ def evaluate(
     truth = {name: _truth(images, name) for name in selection.names}
     groups = _groups(images, group_by)
     patients = _patients(images)
-    paths = [str(images.folder / cells["image_path"]) for _, cells in images.lines]
+    paths = [str(images.folder / name) for name in images.column("image_path")]
     missing = [p for p in paths if not os.path.isfile(p)]
     if missing:
         raise UsageError(
@@ -136,7 +136,7 @@ def _groups(images: LabelledImages, group_by: str | None) -> list[str]:
     if group_by is None:
         return [""] * len(images.lines)
     if group_by == "folder":
-        return [Path(cells["image_path"]).parent.name for _, cells in images.lines]
+        return [Path(name).parent.name for name in images.column("image_path")]
     if group_by not in images.columns.values():
         raise UsageError(f"--group-by {group_by!r} is no column of the CSV; `folder` always works")
     return images.column(group_by)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +14,15 @@ from tier_infer.errors import TierError
 
 def guarded(name: str, ctx: click.Context, call: Callable[[], Any]) -> Any:
     """Runs `call`. A traceback could hold what a file says, so only --debug shows one."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names may be anything
+            utf8 = stream.encoding.lower().replace("-", "") == "utf8"
+            stream.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
     try:
         return call()
+    except KeyboardInterrupt:
+        click.echo(f"{name}: interrupted; files written before are as they were", err=True)
+        ctx.exit(130)
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except Exception as error:
@@ -30,3 +38,10 @@ def guarded(name: str, ctx: click.Context, call: Callable[[], Any]) -> Any:
             code = 1
         click.echo(f"{name}: {sentence}", err=True)
         ctx.exit(code)
+
+
+def printable(text: str) -> str:
+    """A file name for a terminal: control characters escaped, so that no name can forge a line."""
+    return "".join(
+        c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in text
+    )

@@ -3,6 +3,7 @@ files of 8 bits are taken as they are: they already went through somebody's."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -35,19 +36,20 @@ class Radiograph:
 
 
 def find_images(paths: Iterable[str]) -> list[str]:
-    """Files as given; a folder gives its files, recursively and in a fixed order."""
+    """Files as given; a folder gives its files, recursively and in a fixed order.
+
+    A folder that is empty or can't be opened stands for itself, so that it gets a row of its own.
+    """
     found: list[str] = []
     for given in paths:
-        path = Path(given)
         try:
-            is_folder, exists = path.is_dir(), path.exists()
-        except OSError:  # a name the file system can't even ask for
+            is_folder, exists = Path(given).is_dir(), Path(given).exists()
+        except PermissionError:  # load_image will say so
+            is_folder, exists = False, True
+        except (OSError, ValueError):  # a name the file system can't even ask for
             is_folder = exists = False
         if is_folder:
-            inside = sorted(
-                str(p) for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")
-            )
-            found.extend(inside or [given])  # an empty folder gets a row of its own
+            found.extend(_files_in(given) or [given])
         elif exists:
             found.append(given)
         else:
@@ -55,13 +57,23 @@ def find_images(paths: Iterable[str]) -> list[str]:
     return found
 
 
+def _files_in(folder: str) -> list[str]:
+    closed: list[str] = []
+    inside: list[str] = []
+    for root, _, names in os.walk(folder, onerror=lambda error: closed.append(error.filename)):
+        inside += [os.path.join(root, name) for name in names if not name.startswith(".")]
+    return sorted([path for path in inside if os.path.isfile(path)] + closed)
+
+
 def load_image(path: Path, intensity: str) -> Radiograph:
     """Raises NotEvaluated or FailedImage with a reason; see `errors`."""
-    if path.is_dir():
-        raise FailedImage("empty_folder", "the folder holds no files")
-    if not path.is_file():
-        raise FailedImage("unreadable", "it is no regular file")
     try:
+        if path.is_dir():
+            if not os.access(path, os.R_OK | os.X_OK):
+                raise FailedImage("unreadable", "the folder can't be opened (Permission denied)")
+            raise FailedImage("empty_folder", "the folder holds no files")
+        if path.exists() and not path.is_file():
+            raise FailedImage("unreadable", "it is no regular file")
         with path.open("rb") as file:
             head = file.read(132)
     except OSError as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tier_infer.bundle import NOTICE, Bundle
 from tier_infer.engine import Engine
+from tier_infer.guard import printable
 from tier_infer.scoring import ImageResult, Selection, StudyResult
 
 SCHEMA = "tier-infer/1"
@@ -82,7 +83,7 @@ def to_table(
         lines += ["", f"{study.id}: {len(scored)} of {len(study.images)} images scored"]
         lines += [f"  {name:<{width}}  {score:+.4f}" for name, score in study.scores.items()]
         for image in study.images:
-            lines.append(f"  {image.path}  {_remark(image)}")
+            lines.append(f"  {printable(image.path)}  {_remark(image)}")
     identity = bundle.manifest.bundle_sha256[:12]
     lines += [
         "",

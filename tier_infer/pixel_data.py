@@ -42,7 +42,7 @@ def stored_pixels(ds: Dataset) -> tuple[NDArray[np.integer], list[str]]:
     if syntax not in DECODERS:
         known = syntax if pydicom.uid.UID(syntax).is_transfer_syntax else "not a transfer syntax"
         raise FailedImage(
-            "transfer_syntax", f"(0002,0010) TransferSyntaxUID {known} has no decoder here"
+            "transfer_syntax", f"(0002,0010) TransferSyntaxUID {known}: there is no decoder for it"
         )
     plugin = DECODERS[syntax]
     if not plugin:

@@ -19,11 +19,21 @@ def read_csv(path: Path, required: tuple[str, ...]) -> tuple[bytes, list[str], L
     try:
         raw = path.read_bytes()
         text = io.StringIO(raw.decode("utf-8-sig"), newline="")
-        reader = csv.DictReader(text, strict=True)
-        table = [(reader.line_num, cells) for cells in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} can't be read as CSV: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path} can't be opened: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(
+            f"{path} is not UTF-8; in a spreadsheet choose `CSV UTF-8, comma delimited`"
+        ) from None
+    reader = csv.DictReader(text, strict=True)
+    try:
+        read = [(reader.line_num, cells) for cells in reader]
+    except csv.Error as error:
+        raise UsageError(f"{path} line {reader.line_num + 1} is no CSV: {error}") from None
+    table = [(n, cells) for n, cells in read if any(map(_filled, cells.values()))]
     columns = list(reader.fieldnames or [])
+    if len(columns) == 1 and any(c in columns[0] for c in ";\t"):
+        raise UsageError(f"{path} is separated by ; or tabs; save it separated by commas")
     missing = [c for c in required if c not in columns]
     if missing or not table:
         raise UsageError(
@@ -37,3 +47,8 @@ def read_csv(path: Path, required: tuple[str, ...]) -> tuple[bytes, list[str], L
         if None in cells or None in cells.values():
             raise UsageError(f"{path} line {number} has not {len(columns)} cells as the header")
     return raw, columns, table
+
+
+def _filled(cell: object) -> bool:
+    """False for what a spreadsheet leaves in the rows below its table."""
+    return bool(cell.strip()) if isinstance(cell, str) else cell is not None

@@ -195,7 +195,7 @@ def _check_label_names(columns: list[str]) -> None:
 
 
 def _drop_missing(path: Path, table: Lines, skip: bool) -> Lines:
-    found = [_is_file(path.parent / cells["image_path"]) for _, cells in table]
+    found = [_is_file(path.parent / cells["image_path"].strip()) for _, cells in table]
     present = [row for row, there in zip(table, found, strict=True) if there]
     if not all(found) and not skip:
         number, cells = table[found.index(False)]
@@ -219,7 +219,7 @@ def _is_file(path: Path) -> bool:
 def _row(number: int, cells: dict[str, str], labels: list[str]) -> Row:
     known = {c: int(float(cells[c])) for c in labels if cells[c].strip()}
     text = cells.get("text", "").strip()
-    return Row(cells["image_path"], cells["split"].strip(), text, known, number)
+    return Row(cells["image_path"].strip(), cells["split"].strip(), text, known, number)
 
 
 def _intensity(table: Lines) -> str:

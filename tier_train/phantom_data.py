@@ -31,7 +31,10 @@ def write_phantoms(folder: Path, seed: int, counts: dict[str, int], workers: int
     manifest = folder / "manifest.csv"
     for path in (manifest, folder / "study.dcm", folder / "images"):
         if path.exists():
-            raise UsageError(f"{path} exists already; choose another folder with -o")
+            unfinished = "" if manifest.exists() else " from a run that did not finish"
+            raise UsageError(
+                f"{path} exists already{unfinished}; delete it or choose another folder with -o"
+            )
     try:
         (folder / "images").mkdir(parents=True)
     except OSError as error:

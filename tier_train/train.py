@@ -62,7 +62,8 @@ def train(
     val_pairs = Pairs(*load_squares(manifest, manifest.split("val"), intensity, geometry, skip_bad))
     if len(train_pairs.rows) < recipe.batch_size:
         raise UsageError(
-            f"{len(train_pairs.rows)} training pairs are fewer than batch_size {recipe.batch_size}"
+            f"{len(train_pairs.rows)} training pairs are fewer than batch_size "
+            f"{recipe.batch_size}; add rows, or --set batch_size=N"
         )
     say(f"{manifest.name}: {len(train_pairs.rows)} train and {len(val_pairs.rows)} val pairs")
     torch.manual_seed(recipe.seed)
@@ -80,7 +81,13 @@ def train(
     }
     checkpoint = Checkpoint(model, tokenizer, recipe, intensity, manifest.views, training, alarm)
     save_checkpoint(output, checkpoint)
+    metrics_path(output, part=True).replace(metrics_path(output))
     return checkpoint
+
+
+def metrics_path(checkpoint: Path, part: bool = False) -> Path:
+    """Under another name until the checkpoint is written: the pair belongs together."""
+    return checkpoint.with_name(f"{checkpoint.stem}.metrics{'.part' if part else ''}.csv")
 
 
 def check_output(path: Path) -> None:
@@ -110,7 +117,10 @@ def _fit(
     labels, columns = validation_labels(manifest)
     truth = truth_table(val_pairs.rows, columns)
     crops = np.array([center_crop(s, geometry.crop) for s in val_pairs.squares])
-    metrics = Metrics(output.with_name(f"{output.stem}.metrics.csv"))
+    metrics = Metrics(metrics_path(output, part=True))
+    silent = [name for name, y in truth.items() if not {0.0, 1.0} <= set(y.tolist())]
+    if silent:
+        say(f"no validation AUC for {', '.join(silent)}: val rows hold one class only, or none")
     recent: list[Loss] = []
     areas: dict[str, float] = {}
     for step, (rows, squares, epoch) in enumerate(batches(train_pairs, recipe), start=1):
@@ -206,7 +216,7 @@ def collapse_alarm(clip: float, patch_entropy: float, recipe: Recipe, step: int)
 
 
 class Metrics:
-    """<stem>.metrics.csv, rewritten whole and atomically at every validation."""
+    """The metrics file, rewritten whole and atomically at every validation."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -151,7 +151,7 @@ def test_bytes_that_are_no_text_are_refused(folder: Path, tmp_path: Path) -> Non
     path = tmp_path / "m.csv"
     path.write_bytes(HEAD.encode("utf-16"))
     for given in (path, tmp_path, folder / "a.png"):
-        with pytest.raises(UsageError, match="not UTF-8|no CSV|opened"):
+        with pytest.raises(UsageError, match=r"not UTF-8|no CSV|opened"):
             read_manifest(given)
 
 

@@ -99,7 +99,7 @@ def open_session(graph: bytes, device: str) -> onnxruntime.InferenceSession:
     if provider not in ort.get_available_providers():
         raise DeviceError(
             f"device {device} is not available: the installed onnxruntime is a CPU build; "
-            "install it with pip install 'tier-cxr[gpu]', or use --device cpu"
+            "use --device cpu, or pip install 'tier-cxr[gpu]' in an environment of its own"
         )
     if device == "cuda":
         ort.preload_dlls()

@@ -7,7 +7,7 @@ echo 'torch==2.13.0' >"$pin"
 # cpu and gpu exclude each other, so each is compiled with dev; what both need comes out equal.
 compile() {
     UV_FIND_LINKS= .uv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
-        --no-emit-index-url --no-header --no-annotate --extra dev --extra "$1" -c "$pin" \
+        --no-header --no-annotate --extra dev --extra "$1" -c "$pin" \
         pyproject.toml
 }
 { compile cpu; compile gpu; } |

@@ -85,7 +85,21 @@ def check(folder: Path) -> None:
     pairs = zip(numbers(found), numbers(stated, found), strict=True)
     worst = float(np.max([abs(a - b) for a, b in pairs]))  # NaN stays NaN, unlike in max()
     click.echo(f"{len(list(numbers(found)))} figures recomputed, largest difference {worst:.1e}")
-    sys.exit(0 if worst <= 1e-6 else 1)
+    auc, entropy = found["auc"], found["patch_entropy"]
+    kept = {
+        "every figure is the stated one": worst <= 1e-6,
+        "both models reach a mean AUC of 0.85": all(
+            auc[name]["mean"] >= 0.85 for name in ("regularized", "unregularized")
+        ),
+        "regularization lowers the patch entropy": entropy["regularized"]
+        < entropy["unregularized"],
+        "shuffled captions teach nothing (0.4 to 0.6)": 0.4
+        <= auc["shuffled_captions"]["mean"]
+        <= 0.6,
+    }
+    for promise, holds in kept.items():
+        click.echo(f"{'yes' if holds else 'NO '}  {promise}")
+    sys.exit(0 if all(kept.values()) else 1)
 
 
 def tier(command: list[str]) -> None:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes .venv with everything that development needs. Called by `make`; needs Python >= 3.11.
-#   TORCH=cpu (default) takes a CPU-only torch where the platform offers one, 1.2 GB installed.
-#   TORCH=cuda takes the CUDA build of torch and onnxruntime-gpu, 8 GB.
+#   TORCH=cpu (default) takes a CPU-only torch where the platform offers one.
+#   TORCH=cuda takes the CUDA build of torch and onnxruntime-gpu, several GB more.
 set -eu
 python=${PYTHON:-python3}
 torch=${TORCH:-cpu}
@@ -27,7 +27,7 @@ cpu)
     if [ -n "$UV_FIND_LINKS" ] || [ "$(uname)" != Linux ]; then
         install -e '.[cpu,dev]'
     elif ! install --torch-backend cpu -e '.[cpu,dev]' 2>/dev/null; then
-        echo "setup: no CPU-only torch can be reached, taking the default build (6 GB)" >&2
+        echo "setup: no CPU-only torch can be reached, taking the default build, which is larger" >&2
         install -e '.[cpu,dev]'
     fi
     ;;

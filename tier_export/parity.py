@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tier_infer.engine import BATCH, open_session
+from tier_infer.engine import open_session, run_encoder
 from tier_infer.errors import ParityError
 from tier_infer.label_sets import LabelSet
 from tier_infer.metrics import roc_auc
@@ -27,7 +27,7 @@ MIN_RANK = 0.995  # where AUC can't be gated: a collapsed network has too small 
 WORDS = {
     "max_dz": "score Z",
     "max_dcell": "heatmap cell",
-    "flips": "decisions at each label's median",
+    "flips": "decisions near each label's median",
     "max_dauc": "AUC",
 }
 
@@ -61,15 +61,12 @@ def outputs(encode: Encode, score: Score, pixels: NDArray[np.uint8]) -> Outputs:
 
 
 def onnx_encoder(graph: bytes) -> Encode:
-    """As the runtime runs it: the session of tier_infer, on the CPU."""
+    """The session and the batches of tier_infer, on the CPU."""
     session = open_session(graph, "cpu")
 
     def encode(pixels: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-        parts = [
-            session.run(["image_embedding", "patch_embeddings"], {"pixels": part})
-            for part in np.split(pixels, range(BATCH, len(pixels), BATCH))
-        ]
-        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+        found = run_encoder(session, pixels)
+        return found.image, found.patches
 
     return encode
 

@@ -42,13 +42,7 @@ class Engine:
         """pixels: uint8 [N, H, W], N ≥ 1. Rows are independent; check them for finite values."""
         if pixels.dtype != np.uint8 or pixels.shape[1:] != self._shape:
             raise ValueError(f"pixels must be uint8 [N, {self._shape[0]}, {self._shape[1]}]")
-        parts = [
-            self._session.run(["image_embedding", "patch_embeddings"], {"pixels": part})
-            for part in np.split(pixels, range(BATCH, len(pixels), BATCH))
-        ]
-        image = np.concatenate([part[0] for part in parts])
-        patches = np.concatenate([part[1] for part in parts])
-        return Embeddings(image, patches)
+        return run_encoder(self._session, pixels)
 
 
 class QueryTable:
@@ -68,6 +62,16 @@ class QueryTable:
         """embeddings: float32 [M, D] → float32 [M, L], Z of eq. 4 in [−2, 2]."""
         result: NDArray[np.float32] = self._session.run(["scores"], {"embeddings": embeddings})[0]
         return result
+
+
+def run_encoder(session: onnxruntime.InferenceSession, pixels: NDArray[np.uint8]) -> Embeddings:
+    """pixels: uint8 [N, H, W], in parts of BATCH. The parity gate runs graphs through here, too."""
+    parts = [
+        session.run(["image_embedding", "patch_embeddings"], {"pixels": part})
+        for part in np.split(pixels, range(BATCH, len(pixels), BATCH))
+    ]
+    image, patches = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    return Embeddings(image, patches)
 
 
 def _open_encoder(

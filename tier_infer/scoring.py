@@ -197,11 +197,12 @@ def study_scores(images: list[ImageResult]) -> dict[str, float]:
         if image.status != "scored" or image.view == "lateral":
             continue
         same = [c for c in counted if image.instance_key and c.instance_key == image.instance_key]
-        if any(c.scores == image.scores for c in same):
+        if any(_same_scores(c, image) for c in same):
             image.flags.append("duplicate")
             continue
         for twin in (*same, image) if same else ():
-            twin.flags.append("uid_not_unique")
+            if "uid_not_unique" not in twin.flags:
+                twin.flags.append("uid_not_unique")
         counted.append(image)
     if not counted:
         return {}
@@ -209,6 +210,11 @@ def study_scores(images: list[ImageResult]) -> dict[str, float]:
         name: float(np.mean([image.scores[name] for image in counted]))
         for name in counted[0].scores
     }
+
+
+def _same_scores(a: ImageResult, b: ImageResult) -> bool:
+    """Up to what another place in the batch changes."""
+    return all(abs(z - b.scores[name]) <= 1e-6 for name, z in a.scores.items())
 
 
 def cell_boxes(height: int, width: int, geometry: Geometry) -> NDArray[np.float64]:

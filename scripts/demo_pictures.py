@@ -52,7 +52,7 @@ def draw_heatmaps(folder: Path, seed: int) -> None:
     (folder / "heatmaps").mkdir(exist_ok=True)
     paths = [str(folder / f"study/image-{number + 1}.dcm") for number in range(2)]
     results = score_images(paths, bundle, engine, selection, keep_heat=True)
-    for number, (result, _) in enumerate(results):
+    for number, result in enumerate(results):
         phantom = draw_phantom(seed, STUDY_INDEX + number)
         assert result.grey is not None
         assert result.heat is not None

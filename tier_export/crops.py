@@ -25,7 +25,7 @@ def phantom_crops(checkpoint: Checkpoint, count: int = PHANTOM_COUNT) -> Crops:
     """uint8 [count, H, W] through the checkpoint's own intensity and geometry presets."""
     geometry = GEOMETRIES[checkpoint.recipe.geometry]
     drawn = [draw_phantom(PHANTOM_SEED, index) for index in range(count)]
-    pixels = [to_crop(to_8bit(p.pixels, checkpoint.intensity, False), geometry) for p in drawn]
+    pixels = [to_crop(to_8bit(p.pixels, checkpoint.intensity), geometry) for p in drawn]
     truth = {n: np.array([p.labels[n] for p in drawn], np.float32) for n in FINDINGS}
     return Crops(np.stack(pixels), truth, f"{count} phantoms")
 

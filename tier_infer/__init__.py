@@ -11,7 +11,8 @@ from __future__ import annotations
 from tier_infer.bundle import load_bundle
 from tier_infer.engine import Engine
 from tier_infer.errors import TierError
-from tier_infer.scoring import group_studies, score_images, select_labels
+from tier_infer.scoring import score_images, select_labels
+from tier_infer.studies import group_studies
 
 __all__ = [
     "Engine",

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 import os
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from tier_infer.cli_doctor import doctor
+from tier_infer.cli_evaluate import evaluate
+from tier_infer.cli_options import CONTEXT, device_option, refuse_overwriting, tell_refused
 from tier_infer.errors import UsageError
-from tier_infer.files import write_atomic
-from tier_infer.guard import guarded, printable
+from tier_infer.guard import guarded
 
-VERBS = ("evaluate",)
-TALK = 20
-CONTEXT = {"help_option_names": ["-h", "--help"]}
-DEVICE_HELP = "Where the graph runs; auto may choose and says what it chose."
+if TYPE_CHECKING:  # heavy, and not needed for --help
+    from tier_infer.bundle import Bundle
+    from tier_infer.engine import Engine
+    from tier_infer.scoring import Selection
+    from tier_infer.studies import StudyResult
+
+VERBS = ("evaluate", "doctor")
 
 
 class ScoreOrVerb(click.Group):
@@ -38,7 +38,8 @@ class ScoreOrVerb(click.Group):
         return guarded("tier-infer", ctx, lambda: click.Group.invoke(self, ctx))
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_usage("tier-infer", "STUDY... [OPTIONS]  |  evaluate LABELS.csv [OPTIONS]")
+        verbs = "STUDY... [OPTIONS]  |  evaluate LABELS.csv [OPTIONS]  |  doctor [OPTIONS]"
+        formatter.write_usage("tier-infer", verbs)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options of scoring stand on the first page: scoring is the command."""
@@ -60,34 +61,11 @@ class Score(click.Command):
         return super().make_context("tier-infer", args, None, **extra)
 
 
-def device_option(command: Any) -> Any:
-    command = click.option(
-        "--debug", is_flag=True, help="Show the traceback of an error; it may hold file content."
-    )(command)
-    command = click.option(
-        "--precision",
-        type=click.Choice(["auto", "fp32", "fp16"]),
-        default="auto",
-        help="Which encoder of the bundle; auto takes fp32 on a CPU, fp16 on CUDA.",
-    )(command)
-    command = click.option(
-        "--device", default="auto", metavar="auto|cpu|cuda", help=DEVICE_HELP, show_default=True
-    )(command)
-    return click.option(
-        "--bundle",
-        "bundle_dir",
-        envvar="TIER_BUNDLE",
-        default="bundle",
-        metavar="DIR",
-        help="Folder that tier-export wrote; else TIER_BUNDLE, else ./bundle.",
-    )(command)
-
-
 @click.group(
     cls=ScoreOrVerb,
     context_settings=CONTEXT,
     help="Score chest radiographs (DICOM, PNG, JPEG) for findings written in plain words.\n\n"
-    "STUDY is a file, several files or a folder. Research use only, not for diagnostic use.",
+    "STUDY is a file, several files, a zip or a folder. Research use only, not for diagnostic use.",
 )
 @click.version_option(package_name="tier-cxr")
 def main() -> None:
@@ -100,6 +78,13 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--csv", "as_csv", is_flag=True, help="One CSV row per image and label on stdout.")
 @click.option("--heatmaps", metavar="DIR", help="Write one overlay PNG per image and label.")
+@click.option("--report", metavar="FILE.html", help="Write one page for the run, to read offline.")
+@click.option("--smooth", is_flag=True, help="Smooth the 7 x 7 cells in overlays and report.")
+@click.option(
+    "--with-uids",
+    is_flag=True,
+    help="Show study and instance UIDs (--json, --report) and pictures with burned-in text.",
+)
 @device_option
 def score(
     study: tuple[str, ...],
@@ -107,6 +92,9 @@ def score(
     as_json: bool,
     as_csv: bool,
     heatmaps: str | None,
+    report: str | None,
+    smooth: bool,
+    with_uids: bool,
     bundle_dir: str,
     device: str,
     precision: str,
@@ -116,26 +104,31 @@ def score(
     from tier_infer import output
     from tier_infer.bundle import load_bundle
     from tier_infer.engine import Engine
-    from tier_infer.images import find_images
-    from tier_infer.overlay import write_overlays
-    from tier_infer.scoring import group_studies, score_images, select_labels
+    from tier_infer.inputs import find_images, split_member
+    from tier_infer.reader import Reader
+    from tier_infer.scoring import score_images, select_labels
+    from tier_infer.studies import group_studies
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
-    paths = find_images(study)
-    bundle = load_bundle(Path(bundle_dir))
-    asked = [part for part in labels.split(",") if part.strip()] if labels is not None else None
-    selection = select_labels(bundle, asked)
-    engine = Engine(bundle, device, precision)
-    if heatmaps is not None:
-        Path(heatmaps).mkdir(parents=True, exist_ok=True)
-        if any(Path(heatmaps).glob("study-*_image-*.png")):  # study-1 was somebody else
-            raise UsageError(f"{heatmaps} holds overlays of another run; choose an empty folder")
-    keep = heatmaps is not None
-    studies = group_studies(score_images(paths, bundle, engine, selection, keep))
+    pictures = heatmaps is not None or report is not None
+    if smooth and not pictures:
+        raise click.UsageError("--smooth is about pictures; give --heatmaps or --report with it")
+    with Reader() as reader:
+        paths = find_images(study, reader.members)
+        bundle = load_bundle(Path(bundle_dir))
+        asked = [part for part in labels.split(",") if part.strip()] if labels is not None else None
+        selection = select_labels(bundle, asked)
+        engine = Engine(bundle, device, precision)
+        _check_targets(heatmaps, report)
+        if report is not None:
+            refuse_overwriting("--report", report, {split_member(path)[0] for path in paths})
+        studies = group_studies(
+            score_images(paths, bundle, engine, selection, reader, keep_heat=pictures)
+        )
     code = output.exit_code(studies)
     if as_json:
-        click.echo(output.to_json(studies, bundle, engine))
+        click.echo(output.to_json(studies, bundle, engine, with_uids))
     elif as_csv:
         click.echo(output.to_csv(studies), nl=False, color=True)  # names as they are
         click.echo(f"tier-infer: {engine.device} {engine.precision}", err=True)
@@ -143,116 +136,52 @@ def score(
         click.echo(output.to_table(studies, bundle, engine, selection))
     if code != 0:
         tell_refused([image for study in studies for image in study.images])
-    if heatmaps is not None:
-        geometry = bundle.manifest.resolved_geometry()
-        for path in write_overlays(studies, geometry, Path(heatmaps)):
-            click.echo(f"wrote {path}", err=True)
+    if pictures:
+        _write_pictures(studies, bundle, engine, selection, heatmaps, report, smooth, with_uids)
     click.get_current_context().exit(code)
 
 
-@main.command(context_settings=CONTEXT)
-@click.argument("labels_csv", type=click.Path(exists=True, dir_okay=False))
-@click.option(
-    "--labels", metavar="A,B", help="Default: the default set's labels that have a column."
-)
-@click.option("--split", help="Use only rows with this value in the split column.")
-@click.option(
-    "--group-by", metavar="COLUMN", help="AUC per value too; `folder` is the image's folder."
-)
-@click.option(
-    "--scores", metavar="FILE", help="Write image_path,label,score for every scored image."
-)
-@click.option(
-    "--draws",
-    type=click.IntRange(min=0),
-    default=1000,
-    show_default=True,
-    help="Bootstrap resamples of patients; 0: no interval.",
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-@device_option
-def evaluate(
-    labels_csv: str,
-    labels: str | None,
-    split: str | None,
-    group_by: str | None,
-    scores: str | None,
-    draws: int,
-    as_json: bool,
-    bundle_dir: str,
-    device: str,
-    precision: str,
-    debug: bool,
+def _check_targets(heatmaps: str | None, report: str | None) -> None:
+    """Before an hour of scoring rather than after."""
+    if heatmaps is not None:
+        Path(heatmaps).mkdir(parents=True, exist_ok=True)
+        if any(Path(heatmaps).glob("study-*_image-*.png")):  # study-1 was somebody else
+            raise UsageError(f"{heatmaps} holds overlays of another run; choose an empty folder")
+    if report is not None:
+        folder = Path(report).parent
+        if Path(report).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise UsageError(f"--report {report} is a folder or lies in none that can be written")
+
+
+def _write_pictures(
+    studies: list[StudyResult],
+    bundle: Bundle,
+    engine: Engine,
+    selection: Selection,
+    heatmaps: str | None,
+    report: str | None,
+    smooth: bool,
+    with_uids: bool,
 ) -> None:
-    """AUC with bootstrap intervals on a CSV of labelled images."""
-    from tier_infer.bundle import load_bundle
-    from tier_infer.engine import Engine
-    from tier_infer.evaluate import evaluate as run
-    from tier_infer.evaluate import read_labels
+    from tier_infer.overlay import write_overlays
+    from tier_infer.report import prompts_of, write_report
 
-    bundle = load_bundle(Path(bundle_dir))
-    images = read_labels(Path(labels_csv), split)
-    engine = Engine(bundle, device, precision)
-    asked = [part for part in labels.split(",") if part.strip()] if labels else None
-    if scores is not None:
-        folder = Path(scores).parent
-        if Path(scores).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise UsageError(f"--scores {scores} is a folder or lies in none that can be written")
-    table, results = run(images, bundle, engine, asked, group_by, draws)
-    scored = sum(r.status == "scored" for r in results)
-    if scores is not None:
-        _write_scores(Path(scores), [row["image_path"] for _, row in images.lines], results)
-    if as_json:
-        rows = [{k: _finite(v) for k, v in asdict(row).items()} for row in table]
-        identity = {"name": bundle.manifest.name, "sha256": bundle.manifest.bundle_sha256}
-        report: dict[str, object] = {
-            "schema": "tier-infer-evaluate/1",
-            "bundle": identity,
-            "device": engine.device,
-        }
-        report |= {
-            "precision": engine.precision,
-            "images": len(results),
-            "scored": scored,
-            "auc": rows,
-        }
-        click.echo(json.dumps(report, indent=1, allow_nan=False))
-    else:
-        click.echo(f"{scored} of {len(results)} images scored, {engine.device} {engine.precision}")
-        click.echo(f"{'label':<28} {'group':<20} {'AUC':>6}  {'95 % interval':<15}  pos / neg")
-        for row in table:
-            interval = f"{row.low:.3f} - {row.high:.3f}"
-            click.echo(
-                f"{row.label:<28} {row.group:<20} {row.auc:6.3f}  {interval:<15}  "
-                f"{row.positives} / {row.negatives}"
-            )
-    tell_refused(results)
-    failed = any(r.status == "failed" for r in results)
-    click.get_current_context().exit(3 if not scored else 8 if failed else 0)
+    geometry = bundle.manifest.resolved_geometry()
+    if heatmaps is not None:
+        folder = Path(heatmaps)
+        for path in write_overlays(
+            studies, geometry, folder, smooth=smooth, allow_burned_in=with_uids
+        ):
+            click.echo(f"wrote {path}", err=True)
+    if report is not None:
+        used, prompts = (engine.device, engine.precision), prompts_of(selection)
+        options = {"with_uids": with_uids, "smooth": smooth, "allow_burned_in": with_uids}
+        write_report(Path(report), studies, bundle, used, prompts, geometry, **options)
+        click.echo(f"wrote {report}", err=True)
 
 
-def tell_refused(images: list[Any]) -> None:
-    """On stderr, the first TALK of them; tables, --json and --csv list all."""
-    refused = [image for image in images if image.status != "scored"]
-    for image in refused[:TALK]:
-        click.echo(f"tier-infer: {printable(image.path)}: {image.message}", err=True)
-    if len(refused) > TALK:
-        click.echo(f"tier-infer: and {len(refused) - TALK} more", err=True)
-
-
-def _finite(value: object) -> object:
-    """JSON has no NaN: an AUC with one class only is null."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write_scores(path: Path, names: list[str], results: list[Any]) -> None:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("image_path", "label", "score"))
-    for name, result in zip(names, results, strict=True):
-        writer.writerows((name, label, repr(z)) for label, z in result.scores.items())
-    write_atomic(path, buffer.getvalue().encode("utf-8", "surrogateescape"))
-
+main.add_command(evaluate)
+main.add_command(doctor)
 
 if __name__ == "__main__":
     main()

@@ -70,7 +70,7 @@ def evaluate(
     draws: int = 1000,
 ) -> tuple[list[AucRow], list[ImageResult]]:
     """AUC rows and every image result; a refused image is left out of the AUC and stays listed."""
-    selection = select_labels(bundle, labels or _covered(images, bundle))
+    selection = select_labels(bundle, _covered(images, bundle) if labels is None else labels)
     truth = {name: _truth(images, name) for name in selection.names}
     groups = _groups(images, group_by)
     patients = _patients(images)
@@ -80,7 +80,7 @@ def evaluate(
         raise UsageError(
             f"{len(missing)} images of the CSV do not exist, the first is {missing[0]}"
         )
-    results = [result for result, _ in score_images(paths, bundle, engine, selection)]
+    results = list(score_images(paths, bundle, engine, selection))
     scored = np.array([result.status == "scored" for result in results])
     table = []
     for name in selection.names:

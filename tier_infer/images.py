@@ -1,72 +1,42 @@
 """Any input file → one 8-bit radiograph. DICOM goes through the intensity preset, PNG and JPEG
-files of 8 bits are taken as they are: they already went through somebody's."""
+files of 8 bits are taken as they are: they already went through somebody's.
+
+Scoring calls this in a child process of its own (`reader`); training, on files that the researcher
+chose, calls it directly.
+"""
 
 from __future__ import annotations
 
+import io
 import os
-import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from tier_infer.dicom import read_dicom
-from tier_infer.errors import FailedImage, NotEvaluated, UsageError
-from tier_infer.intensity import to_8bit
-from tier_infer.pixel_data import MAX_PIXELS
+from tier_infer.content import check_content
+from tier_infer.dicom.colour import grey_of_rgb
+from tier_infer.dicom.pixel_data import MAX_PIXELS
+from tier_infer.dicom.read import StoredImage, is_dicom, read_dicom
+from tier_infer.errors import FailedImage, NotEvaluated, RefusedImage
+from tier_infer.intensity import Levels, count_levels, has_outliers, to_8bit
+from tier_infer.quiet import quiet
+from tier_infer.radiograph import Radiograph
 
+MAX_FILE_BYTES = 256 * 2**20
 IMAGE_SUFFIXES = ("", ".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg")
+PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 MIN_LEVELS = 64  # of 256: a 12-bit picture in a 16-bit PNG keeps 16
-ORIENTATION = 0x0112  # Exif tag
-MAX_COLOUR_DIFFERENCE = 2  # grey levels between channels that JPEG may leave in a grey picture
+ORIENTATION, SOFTWARE = 0x0112, 0x0131  # Exif tags
+OWN_SOFTWARE = "tier-infer"  # in the PNG text chunk `Software` or the Exif tag of our own pictures
 
 
-@dataclass(frozen=True)
-class Radiograph:
-    """`grey`: uint8 [H, W], bright = dense, patient's right on the left of the picture."""
+def load_image(path: Path, intensity: str, display: bool = False) -> Radiograph:
+    """Raises NotEvaluated or FailedImage with a reason; see `errors`.
 
-    grey: NDArray[np.uint8]
-    view: str
-    flags: tuple[str, ...]
-    study_key: str | None = None
-    instance_key: str | None = None
-
-
-def find_images(paths: Iterable[str]) -> list[str]:
-    """Files as given; a folder gives its files, recursively and in a fixed order.
-
-    A folder that is empty or can't be opened stands for itself, so that it gets a row of its own.
+    `display` asks for the picture that a monitor would show besides the one that is scored.
     """
-    found: list[str] = []
-    for given in paths:
-        try:
-            is_folder, exists = Path(given).is_dir(), Path(given).exists()
-        except PermissionError:  # load_image will say so
-            is_folder, exists = False, True
-        except (OSError, ValueError):  # a name the file system can't even ask for
-            is_folder = exists = False
-        if is_folder:
-            found.extend(_files_in(given) or [given])
-        elif exists:
-            found.append(given)
-        else:
-            raise UsageError(f"{given} does not exist; give a DICOM, PNG or JPEG file or a folder")
-    return found
-
-
-def _files_in(folder: str) -> list[str]:
-    closed: list[str] = []
-    inside: list[str] = []
-    for root, _, names in os.walk(folder, onerror=lambda error: closed.append(error.filename)):
-        inside += [os.path.join(root, name) for name in names if not name.startswith(".")]
-    return sorted([path for path in inside if os.path.isfile(path)] + closed)
-
-
-def load_image(path: Path, intensity: str) -> Radiograph:
-    """Raises NotEvaluated or FailedImage with a reason; see `errors`."""
     try:
         if path.is_dir():
             if not os.access(path, os.R_OK | os.X_OK):
@@ -75,44 +45,94 @@ def load_image(path: Path, intensity: str) -> Radiograph:
         if path.exists() and not path.is_file():
             raise FailedImage("unreadable", "it is no regular file")
         with path.open("rb") as file:
-            head = file.read(132)
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise FailedImage("unreadable", f"the file can't be opened ({error.strerror})") from None
-    if head[128:132] == b"DICM":
-        image = read_dicom(path)
-        try:
-            grey = to_8bit(image.stored, intensity, image.inverted)
-        except FailedImage as refusal:
-            refusal.study_key, refusal.view = image.study_key, image.view
-            raise
-        return Radiograph(grey, image.view, image.flags, image.study_key, image.instance_key)
-    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
-        return _read_picture(path)
+    return load_bytes(data, path.suffix, intensity, display)
+
+
+def load_bytes(data: bytes, suffix: str, intensity: str, display: bool = False) -> Radiograph:
+    """The content of one file. `suffix` only tells a stray file from a broken image."""
+    if len(data) > MAX_FILE_BYTES:
+        limit = MAX_FILE_BYTES // 2**20
+        raise FailedImage("too_large", f"the file is over {limit} MiB, the limit for one image")
+    if data.startswith(PICTURES) and data[128:132] != b"DICM":
+        return _read_picture(data)
+    if is_dicom(data[:132]):
+        return _render(read_dicom(data), intensity, display)
     # A stray README in a study folder is no failure of the study; a broken .dcm is.
-    kind = FailedImage if path.suffix.lower() in IMAGE_SUFFIXES else NotEvaluated
+    kind = FailedImage if suffix.lower() in IMAGE_SUFFIXES else NotEvaluated
     raise kind(
         "not_an_image", "the file is neither DICOM (no DICM prefix), PNG nor JPEG by its content"
     )
 
 
-def _read_picture(path: Path) -> Radiograph:
+def _render(image: StoredImage, intensity: str, display: bool) -> Radiograph:
+    flags = list(image.flags)
+    try:
+        levels = count_levels(image.stored, image.padding)
+        grey = image.pose.apply(_as_preset(image, intensity, levels))
+        flags += check_content(_as_film(image), image.grayscale.inverted)
+        shown = image.pose.apply(_as_shown(image, intensity, levels)) if display else None
+    except RefusedImage as refusal:
+        refusal.study_key, refusal.view = image.study_key, image.view
+        raise
+    if intensity == "voi":
+        flags += ["several_windows"] * image.grayscale.several_windows
+    else:
+        flags += ["window_ignored"] * (image.grayscale.voi is not None)
+        flags += ["outliers"] * has_outliers(levels)
+    keys = (image.study_key, image.instance_key, image.patient_key)
+    return Radiograph(grey, image.view, tuple(flags), *keys, display=shown)
+
+
+def _as_preset(image: StoredImage, intensity: str, levels: Levels) -> NDArray[np.uint8]:
+    return to_8bit(image.stored, intensity, image.grayscale, image.padding, levels)
+
+
+def _as_shown(image: StoredImage, intensity: str, levels: Levels) -> NDArray[np.uint8]:
+    """uint8 [H, W] as a monitor shows it; where the window is broken, as the preset does."""
+    try:
+        return _as_preset(image, "voi", levels)
+    except FailedImage:
+        return _as_preset(image, intensity, levels)
+
+
+def _as_film(image: StoredImage) -> NDArray[np.integer]:
+    """Values [H, W] upright, no window, padding dark: what the content checks look at."""
+    values = image.stored
+    if image.grayscale.modality_lut is not None:
+        values = image.grayscale.modality_lut(values.astype(np.float64)).astype(np.int32)
+    if image.padding is not None:
+        film = values[~image.padding]
+        dark = film.max() if image.grayscale.inverted else film.min()
+        values = np.where(image.padding, dark, values)
+    return image.pose.roughly(values)
+
+
+def _read_picture(data: bytes) -> Radiograph:
     too_large = FailedImage("too_large", f"the picture has more than {MAX_PIXELS} pixels")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's speak of metadata; pixels are checked below
+    with quiet():  # Pillow speaks of metadata; pixels are checked below
         try:
-            with Image.open(path, formats=("PNG", "JPEG")) as image:
+            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise too_large
+                if getattr(image, "n_frames", 1) > 1:
+                    raise NotEvaluated("multi_frame", "the picture has several frames")
                 image.load()
-                orientation = image.getexif().get(ORIENTATION, 1)
+                exif = image.getexif()
+                orientation = exif.get(ORIENTATION, 1)
+                software = image.info.get("Software") or exif.get(SOFTWARE) or ""
                 turned = ImageOps.exif_transpose(image)
-        except FailedImage:
+        except RefusedImage:
             raise
-        except Image.DecompressionBombError:
+        except (Image.DecompressionBombError, MemoryError):
             raise too_large from None
         except Exception as error:  # Pillow raises eight kinds on damaged files
             kind = type(error).__name__
             raise FailedImage("decode", f"the picture can't be decoded ({kind})") from None
+    if str(software).strip("\0 ") == OWN_SOFTWARE:
+        raise NotEvaluated("own_output", "the picture is an output of tier-infer itself")
     grey = _grey(turned)
     if turned.mode not in ("L", "RGB") and grey.min() < grey.max() < MIN_LEVELS:
         raise FailedImage(
@@ -124,7 +144,8 @@ def _read_picture(path: Path) -> Radiograph:
         raise FailedImage(
             "constant_image", "every pixel has the same value, so there is no picture"
         )
-    return Radiograph(grey, "unknown", ("exif_rotated",) if orientation in range(2, 9) else ())
+    flags = ["exif_rotated"] * (orientation in range(2, 9)) + check_content(grey)
+    return Radiograph(grey, "unknown", tuple(flags), display=grey)
 
 
 def _grey(image: Image.Image) -> NDArray[np.uint8]:
@@ -135,10 +156,7 @@ def _grey(image: Image.Image) -> NDArray[np.uint8]:
         wide = np.array(image).astype(np.int64)
         return (wide // 255).clip(0, 255).astype(np.uint8)
     if image.mode == "RGB":
-        colour = np.array(image).astype(np.int16)
-        if np.ptp(colour, axis=2).max() <= MAX_COLOUR_DIFFERENCE:
-            return np.array(image.convert("L"))
-        raise NotEvaluated("colour", "the picture is in colour; only grey radiographs are scored")
+        return grey_of_rgb(np.array(image))
     raise FailedImage(
         "pixel_format",
         f"the picture has pixel format {image.mode}; allowed: 8- or 16-bit grey, RGB",

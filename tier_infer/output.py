@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from typing import Any
 
 from tier_infer.bundle import NOTICE, Bundle
 from tier_infer.engine import Engine
 from tier_infer.guard import printable
-from tier_infer.scoring import ImageResult, Selection, StudyResult
+from tier_infer.scoring import ImageResult, Selection
+from tier_infer.studies import StudyResult, is_counted
+from tier_infer.words import CAUTION, FLAG_WORDS
 
 SCHEMA = "tier-infer/1"
+UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 CSV_COLUMNS = ("study", "path", "view", "status", "reason", "label", "score")
 
 
@@ -24,22 +28,29 @@ def exit_code(studies: list[StudyResult]) -> int:
     return 8 if "failed" in statuses else 0
 
 
-def to_json(studies: list[StudyResult], bundle: Bundle, engine: Engine) -> str:
+def to_json(
+    studies: list[StudyResult], bundle: Bundle, engine: Engine, with_uids: bool = False
+) -> str:
     table = {
         "schema": SCHEMA,
         "notice": NOTICE,
         "bundle": {"name": bundle.manifest.name, "sha256": bundle.manifest.bundle_sha256},
         "device": engine.device,
         "precision": engine.precision,
-        "studies": [
-            {"id": s.id, "scores": s.scores, "images": [_image(i) for i in s.images]}
-            for s in studies
-        ],
+        "studies": [_study(study, with_uids) for study in studies],
     }
     return json.dumps(table, indent=1, allow_nan=False)
 
 
-def _image(image: ImageResult) -> dict[str, Any]:
+def _study(study: StudyResult, with_uids: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": study.id}
+    if with_uids:
+        row["study_instance_uid"] = uid(study.images[0].study_key)
+    images = [_image(image, with_uids) for image in study.images]
+    return row | {"scores": study.scores, "images": images}
+
+
+def _image(image: ImageResult, with_uids: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "path": image.path,
         "status": image.status,
@@ -48,7 +59,10 @@ def _image(image: ImageResult) -> dict[str, Any]:
         "flags": image.flags,
         "view": image.view,
         "scores": image.scores,
+        "counted": is_counted(image),
     }
+    if with_uids:
+        row["sop_instance_uid"] = uid(image.instance_key)
     if image.heat is not None:
         row["heatmaps"] = {
             name: [[float(z) for z in line] for line in cells]
@@ -57,14 +71,23 @@ def _image(image: ImageResult) -> dict[str, Any]:
     return row
 
 
+def uid(value: str | None) -> str | None:
+    """A UID (PS3.5 9.1), or nothing: somebody may have typed a name into its place."""
+    return value if value and len(value) <= 64 and UID.fullmatch(value) else None
+
+
 def to_csv(studies: list[StudyResult]) -> str:
-    """One row per image and label; a refused image has one row with an empty label and score."""
+    """One row per image and label; a refused image has one row with an empty label and score.
+
+    `reason` says why an image has no score; where it has one, its flags, joined by spaces.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for study in studies:
         for image in study.images:
-            head = (study.id, image.path, image.view, image.status, image.reason or "")
+            reason = image.reason or " ".join(image.flags)
+            head = (study.id, image.path, image.view, image.status, reason)
             for name, score in image.scores.items():
                 writer.writerow((*head, name, repr(score)))
             if not image.scores:
@@ -75,7 +98,7 @@ def to_csv(studies: list[StudyResult]) -> str:
 def to_table(
     studies: list[StudyResult], bundle: Bundle, engine: Engine, selection: Selection
 ) -> str:
-    """Study scores, what was counted, and every image that was refused with its sentence."""
+    """Study scores, what was counted, every refused image with its sentence, flags explained."""
     lines = [f"{NOTICE}  Scores are zero-shot margins Z in [-2, 2], not probabilities."]
     width = max(len(name) for name in selection.names)
     for study in studies:
@@ -84,6 +107,10 @@ def to_table(
         lines += [f"  {name:<{width}}  {score:+.4f}" for name, score in study.scores.items()]
         for image in study.images:
             lines.append(f"  {printable(image.path)}  {_remark(image)}")
+            if scored and not study.scores and image.status == "scored":
+                each = ", ".join(f"{name} {z:+.4f}" for name, z in image.scores.items())
+                lines.append(f"    not counted for the study: {each}")
+    lines += _explained({flag for study in studies for i in study.images for flag in i.flags})
     identity = bundle.manifest.bundle_sha256[:12]
     lines += [
         "",
@@ -92,9 +119,16 @@ def to_table(
     return "\n".join(lines)
 
 
+def _explained(flags: set[str]) -> list[str]:
+    """One line per flag that occurs, those that may void a score first and marked."""
+    order = sorted(flags, key=lambda flag: (flag not in CAUTION, flag))
+    lines = [f"  {'!' if f in CAUTION else ' '} {f}: {FLAG_WORDS.get(f, '')}" for f in order]
+    return ["", *lines] if lines else []
+
+
 def _remark(image: ImageResult) -> str:
     if image.status != "scored":
         return f"{image.status.replace('_', ' ')}: {image.message}"
-    counted = " (not counted)" if image.view == "lateral" or "duplicate" in image.flags else ""
+    counted = "" if is_counted(image) else " (not counted)"
     flags = f" [{', '.join(image.flags)}]" if image.flags else ""
     return f"{image.view}{counted}{flags}"

@@ -1,4 +1,4 @@
-"""From files to scores: which images count, what a study's score is, where the heat lies.
+"""From files to scores, one image after another, and where the heat lies.
 
 Z = e·q⁺ − e·q⁻ in [−2, 2] (TIER, eq. 4) is computed by the query graph; it is not a probability.
 """
@@ -6,9 +6,9 @@ Z = e·q⁺ − e·q⁻ in [−2, 2] (TIER, eq. 4) is computed by the query grap
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,11 @@ from tier_infer.bundle import Bundle
 from tier_infer.engine import BATCH, Embeddings, Engine, QueryTable
 from tier_infer.errors import NotEvaluated, RefusedImage, UsageError
 from tier_infer.geometry import GRID, Geometry, crop_box, to_crop
-from tier_infer.images import Radiograph, load_image
 from tier_infer.label_sets import normal_id
+from tier_infer.radiograph import Radiograph
+from tier_infer.reader import Reader
+
+Crop = NDArray[np.uint8]  # [crop, crop]
 
 
 @dataclass
@@ -30,16 +33,17 @@ class ImageResult:
     flags: list[str] = field(default_factory=list)
     view: str = "unknown"
     scores: dict[str, float] = field(default_factory=dict)
-    instance_key: str | None = None  # SOPInstanceUID; never shown
     heat: NDArray[np.float32] | None = None  # [L, 7, 7], only when asked
-    grey: NDArray[np.uint8] | None = None  # [H, W] for the overlay, only when asked
+    grey: NDArray[np.uint8] | None = None  # [H, W] as scored, only when asked
+    display: NDArray[np.uint8] | None = None  # [H, W] as a monitor shows it, likewise
+    digest: str | None = None  # of what the network saw
+    study_key: str | None = None  # identifiers: they group, and are shown only when asked
+    instance_key: str | None = None
+    patient_key: str | None = None
 
-
-@dataclass
-class StudyResult:
-    id: str  # a pseudonym: order of appearance in this run
-    images: list[ImageResult]
-    scores: dict[str, float]
+    def refuse(self, status: str, reason: str, message: str) -> None:
+        self.status, self.reason, self.message = status, reason, message
+        self.scores, self.heat = {}, None
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,18 @@ def score_images(
     bundle: Bundle,
     engine: Engine,
     selection: Selection,
+    reader: Reader | None = None,
     keep_heat: bool = False,
-) -> Iterator[tuple[ImageResult, str | None]]:
-    """One result per path, in order, each with its study key (or None). Reads in batches."""
-    waiting: list[tuple[ImageResult, str | None, NDArray[np.uint8] | None]] = []
+) -> Iterator[ImageResult]:
+    """One result per path, in order. Reads in batches; without a reader it starts its own."""
+    if reader is None:
+        with Reader() as own:
+            yield from score_images(paths, bundle, engine, selection, own, keep_heat)
+        return
+    reader.intensity = bundle.manifest.intensity
+    waiting: list[tuple[ImageResult, Crop | None]] = []
     for path in paths:
-        waiting.append(_prepare(path, bundle, keep_heat))
+        waiting.append(_prepare(path, bundle, reader, keep_heat))
         if len(waiting) == BATCH:
             yield from _run(waiting, engine, selection, keep_heat)
             waiting = []
@@ -107,22 +117,24 @@ def score_images(
 
 
 def _prepare(
-    path: str, bundle: Bundle, keep_grey: bool
-) -> tuple[ImageResult, str | None, NDArray[np.uint8] | None]:
+    path: str, bundle: Bundle, reader: Reader, keep_picture: bool
+) -> tuple[ImageResult, Crop | None]:
     result = ImageResult(path)
-    key: str | None = None
     try:
-        image = load_image(Path(path), bundle.manifest.intensity)
-        key, result.instance_key = image.study_key, image.instance_key
-        result.view, result.flags = image.view, _flags(image, bundle)
+        image = reader.read(path, display=keep_picture)
+        result.study_key, result.instance_key = image.study_key, image.instance_key
+        result.patient_key, result.view = image.patient_key, image.view
+        result.flags = _flags(image, bundle)
         crop = to_crop(image.grey, bundle.manifest.resolved_geometry())
     except RefusedImage as refusal:
-        result.status, result.reason = refusal.status, refusal.reason
-        result.message, result.view = str(refusal), refusal.view or result.view
-        return result, refusal.study_key or key, None
-    if keep_grey:
-        result.grey = image.grey
-    return result, key, crop
+        result.refuse(refusal.status, refusal.reason, str(refusal))
+        result.view = refusal.view or result.view
+        result.study_key = refusal.study_key or result.study_key
+        return result, None
+    result.digest = hashlib.sha256(crop.tobytes()).hexdigest()
+    if keep_picture:
+        result.grey, result.display = image.grey, image.display
+    return result, crop
 
 
 def _flags(image: Radiograph, bundle: Bundle) -> list[str]:
@@ -145,27 +157,27 @@ def _flags(image: Radiograph, bundle: Bundle) -> list[str]:
 
 
 def _run(
-    waiting: list[tuple[ImageResult, str | None, NDArray[np.uint8] | None]],
+    waiting: list[tuple[ImageResult, Crop | None]],
     engine: Engine,
     selection: Selection,
     keep_heat: bool,
-) -> Iterator[tuple[ImageResult, str | None]]:
-    crops = [crop for _, _, crop in waiting if crop is not None]
+) -> Iterator[ImageResult]:
+    crops = [crop for _, crop in waiting if crop is not None]
     if crops:
         embeddings = engine.encode(np.stack(crops))
         scores = selection.scores(embeddings.image)
         heat = heatmaps(embeddings, selection) if keep_heat else None
     row = 0
-    for result, key, crop in waiting:
+    for result, crop in waiting:
         if crop is not None and not np.isfinite(scores[row]).all():
-            result.status, result.reason = "failed", "not_finite"
-            result.message = "the encoder's output for this image is not finite"
+            words = "the encoder's output for this image is not finite"
+            result.refuse("failed", "not_finite", words)
             row += 1
         elif crop is not None:
             result.scores = {n: float(z) for n, z in zip(selection.names, scores[row], strict=True)}
             result.heat = heat[row] if heat is not None else None
             row += 1
-        yield result, key
+        yield result
 
 
 def heatmaps(embeddings: Embeddings, selection: Selection) -> NDArray[np.float32]:
@@ -173,48 +185,6 @@ def heatmaps(embeddings: Embeddings, selection: Selection) -> NDArray[np.float32
     n = len(embeddings.patches)
     cells = selection.scores(embeddings.patches.reshape(n * GRID * GRID, -1))
     return np.ascontiguousarray(cells.reshape(n, GRID, GRID, -1).transpose(0, 3, 1, 2))
-
-
-def group_studies(results: Iterable[tuple[ImageResult, str | None]]) -> list[StudyResult]:
-    """By StudyInstanceUID; a file without one is a study of its own."""
-    groups: dict[str, list[ImageResult]] = {}
-    for number, (result, key) in enumerate(results):
-        groups.setdefault(key if key else f"file {number}", []).append(result)
-    return [
-        StudyResult(f"study-{number}", images, study_scores(images))
-        for number, images in enumerate(groups.values(), start=1)
-    ]
-
-
-def study_scores(images: list[ImageResult]) -> dict[str, float]:
-    """Mean of Z over the scored frontal images; an unknown view counts as frontal, flagged.
-
-    A copy (same SOPInstanceUID, same scores) counts once. Different pictures under one UID are all
-    counted: which of them is right can't be known, so they carry a flag.
-    """
-    counted: list[ImageResult] = []
-    for image in images:
-        if image.status != "scored" or image.view == "lateral":
-            continue
-        same = [c for c in counted if image.instance_key and c.instance_key == image.instance_key]
-        if any(_same_scores(c, image) for c in same):
-            image.flags.append("duplicate")
-            continue
-        for twin in (*same, image) if same else ():
-            if "uid_not_unique" not in twin.flags:
-                twin.flags.append("uid_not_unique")
-        counted.append(image)
-    if not counted:
-        return {}
-    return {
-        name: float(np.mean([image.scores[name] for image in counted]))
-        for name in counted[0].scores
-    }
-
-
-def _same_scores(a: ImageResult, b: ImageResult) -> bool:
-    """Up to what another place in the batch changes."""
-    return all(abs(z - b.scores[name]) <= 1e-6 for name, z in a.scores.items())
 
 
 def cell_boxes(height: int, width: int, geometry: Geometry) -> NDArray[np.float64]:

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from tier_infer.errors import FailedImage, IntegrityError
-from tier_infer.intensity import PRESETS, equalize_hist, looks_equalised, minmax, to_8bit
+from tier_infer.grayscale import Grayscale, Lut, Window
+from tier_infer.intensity import (
+    PRESETS,
+    count_levels,
+    equalize_hist,
+    has_outliers,
+    looks_equalised,
+    minmax,
+    to_8bit,
+)
 
 OPENCV = Path(__file__).parents[1] / "data" / "equalize_opencv.npz"  # made by make_equalize_opencv
 with np.load(OPENCV) as _file:
@@ -94,9 +103,135 @@ def test_the_table_and_the_direct_path_agree(bits: int) -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_rescaling_with_a_positive_slope_changes_nothing_visible(preset: str) -> None:
+@pytest.mark.parametrize("slope", [1.0, 2.5])
+def test_where_the_zero_of_stored_values_lies_is_not_seen(preset: str, slope: float) -> None:
+    """Signed values with an intercept show the picture of the unsigned ones."""
     stored = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.int16)
-    assert np.array_equal(to_8bit(stored, preset, False), to_8bit(stored - 1024, preset, False))
+    shifted = Grayscale(slope, 1024 * slope)
+    assert np.array_equal(
+        to_8bit(stored, preset, Grayscale(slope)), to_8bit(stored - 1024, preset, shifted)
+    )
+
+
+def test_chexpert_jpg_is_scaled_by_its_maximum_then_equalised() -> None:
+    """convertScaleAbs(x, alpha=255/max): the darkest level stays where it is."""
+    stored = (film().astype(np.uint16) + 1000) * 3
+    scaled = np.rint(stored.astype(np.float32) * np.float32(255 / stored.max())).astype(np.uint8)
+    assert scaled.min() > 100
+    assert np.array_equal(to_8bit(stored, "chexpert-jpg"), equalize_hist(scaled))
+    inverted = to_8bit(stored, "chexpert-jpg", Grayscale(monochrome1=True))
+    assert np.array_equal(inverted, equalize_hist(255 - scaled))
+
+
+@pytest.mark.parametrize("slope", [1.0, -1.0])
+def test_chexpert_jpg_refuses_negative_values(slope: float) -> None:
+    stored = film().astype(np.int16) - 100
+    with pytest.raises(FailedImage, match="negative values") as caught:
+        to_8bit(stored, "chexpert-jpg", Grayscale(slope))
+    assert caught.value.reason == "pixel_module"
+
+
+RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+
+
+def test_voi_shows_the_window_and_inverts_after_it() -> None:
+    """PS3.4 N.2.1: modality, then VOI, then polarity."""
+    window = Window(1000.0, 501.0, "LINEAR")  # y = (x - 999.5) / 500 + 0.5
+    for slope, intercept in ((1.0, 0.0), (2.0, -500.0), (-1.0, 3000.0)):
+        values = RAMP * slope + intercept
+        want = np.rint(((values - 999.5) / 500 + 0.5).clip(0, 1) * 255)
+        grey = Grayscale(slope, intercept, voi=window)
+        assert np.array_equal(to_8bit(RAMP, "voi", grey), want)
+        grey = Grayscale(slope, intercept, voi=window, monochrome1=True)
+        assert np.abs(to_8bit(RAMP, "voi", grey) - (255 - want)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("slope", "monochrome1", "rising"),
+    [(1.0, False, True), (1.0, True, False), (-1.0, False, False), (-1.0, True, True)],
+)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_each_preset_has_the_same_polarity(
+    preset: str, slope: float, monochrome1: bool, rising: bool
+) -> None:
+    grey = to_8bit(RAMP, preset, Grayscale(slope, 0.0, monochrome1=monochrome1)).astype(int)
+    assert np.corrcoef(grey.ravel(), RAMP.ravel())[0, 1] * (1 if rising else -1) > 0.99
+
+
+def test_a_modality_lut_counts_under_every_preset() -> None:
+    falling = Lut(0, np.arange(4095, -1, -1, dtype=np.float64), 12)
+    for preset in PRESETS:
+        got = to_8bit(RAMP, preset, Grayscale(modality_lut=falling))
+        assert np.array_equal(got, to_8bit(4095 - RAMP, preset))
+
+
+def test_an_inverting_voi_lut_needs_the_preset_voi() -> None:
+    falling = Lut(0, np.arange(4095, -1, -1, dtype=np.float64), 12)
+    grey = Grayscale(voi=falling)
+    assert np.array_equal(to_8bit(RAMP, "voi", grey), to_8bit(4095 - RAMP, "voi"))
+    for preset in PRESETS[:3]:
+        with pytest.raises(FailedImage, match="turns black into white") as caught:
+            to_8bit(RAMP, preset, grey)
+        assert caught.value.reason == "voi_lut"
+
+
+def test_a_broken_window_matters_where_a_window_is_used() -> None:
+    grey = Grayscale(voi=FailedImage("window", "broken"))
+    for preset in PRESETS[:3]:
+        assert np.ptp(to_8bit(RAMP, preset, grey)) == 255
+    with pytest.raises(FailedImage, match="broken") as caught:
+        to_8bit(RAMP, "voi", grey)
+    assert caught.value.reason == "window"
+
+
+@pytest.mark.parametrize("center", [-9000.0, 9000.0])
+def test_a_window_beside_the_picture_leaves_no_picture(center: float) -> None:
+    with pytest.raises(FailedImage, match="same grey") as caught:
+        to_8bit(RAMP, "voi", Grayscale(voi=Window(center, 100.0, "LINEAR")))
+    assert caught.value.reason == "constant_image"
+
+
+ODD_NUMBERS = [
+    Grayscale(1e-20, 1000.0),  # all levels become one
+    Grayscale(1e308),
+    Grayscale(-1e308, 1e308),
+    Grayscale(1.0, 1e300),
+    Grayscale(1e-320, 1e10),
+    Grayscale(voi=Window(100.0, 1e-310, "LINEAR_EXACT")),
+    Grayscale(voi=Window(100.0, 1e-310, "SIGMOID")),
+    Grayscale(voi=Window(1e308, 1e-3, "SIGMOID")),
+    Grayscale(voi=Window(-1e308, 1e308, "LINEAR")),
+    Grayscale(1e300, voi=Window(1e303, 1e303, "LINEAR")),
+]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("grey", ODD_NUMBERS, ids=repr)
+def test_finite_but_odd_numbers_end_in_a_picture_or_a_refusal(
+    grey: Grayscale, preset: str
+) -> None:
+    """Warnings are errors here: no overflow, no NaN that a cast would turn into some grey."""
+    for stored in (RAMP, RAMP.astype(np.int16) - 2048):
+        try:
+            assert np.ptp(to_8bit(stored, preset, grey)) > 0
+        except FailedImage as refusal:
+            assert str(refusal)
+
+
+def test_outliers() -> None:
+    rng = np.random.default_rng(2)
+    stored = rng.normal(2000, 200, (200, 200)).astype(np.uint16)
+    assert not has_outliers(count_levels(stored))
+    stored[0, :5] = 65535
+    assert has_outliers(count_levels(stored))
+    mask = stored == 65535
+    assert not has_outliers(count_levels(stored, mask))
+
+
+def test_pixels_that_span_more_than_any_radiograph_are_refused() -> None:
+    with pytest.raises(FailedImage, match="more levels") as caught:
+        minmax(np.array([[0, 2**31 - 1]], np.int32))
+    assert caught.value.reason == "pixel_module"
 
 
 def test_inversion_comes_after_truncation() -> None:
@@ -104,14 +239,15 @@ def test_inversion_comes_after_truncation() -> None:
     first = 255 - plain_minmax(stored)
     other = plain_minmax(1000 - stored.astype(np.int32))  # truncates towards the other end
     assert not np.array_equal(first, other)
-    assert np.array_equal(to_8bit(stored, "minmax", inverted=True), first)
+    assert np.array_equal(to_8bit(stored, "minmax", Grayscale(monochrome1=True)), first)
 
 
 def test_mimic_jpg_inverts_then_equalises() -> None:
     stored = (film().astype(np.uint16) + 5) * 11
     grey = 255 - plain_minmax(stored)
-    assert np.array_equal(to_8bit(stored, "mimic-jpg", inverted=True), equalize_hist(grey))
-    assert np.array_equal(to_8bit(stored, "mimic-jpg", False), equalize_hist(plain_minmax(stored)))
+    inverted = to_8bit(stored, "mimic-jpg", Grayscale(monochrome1=True))
+    assert np.array_equal(inverted, equalize_hist(grey))
+    assert np.array_equal(to_8bit(stored, "mimic-jpg"), equalize_hist(plain_minmax(stored)))
     assert not np.array_equal(equalize_hist(grey), 255 - equalize_hist(255 - grey))
 
 
@@ -119,14 +255,14 @@ def test_mimic_jpg_inverts_then_equalises() -> None:
 @pytest.mark.parametrize("value", [0, 7, 65535])
 def test_a_constant_picture_is_refused(preset: str, value: int) -> None:
     with pytest.raises(FailedImage, match="same value") as caught:
-        to_8bit(np.full((5, 5), value, np.uint16), preset, inverted=False)
+        to_8bit(np.full((5, 5), value, np.uint16), preset)
     assert caught.value.reason == "constant_image"
 
 
-@pytest.mark.parametrize("preset", ["", "voi", "MINMAX", "mimic_jpg"])
+@pytest.mark.parametrize("preset", ["", "VOI", "MINMAX", "mimic_jpg"])
 def test_an_unknown_preset_is_refused_before_any_work(preset: str) -> None:
-    with pytest.raises(IntegrityError, match="allowed: mimic-jpg, minmax") as caught:
-        to_8bit(np.zeros((2, 2), np.uint16), preset, inverted=False)
+    with pytest.raises(IntegrityError, match="allowed: mimic-jpg, chexpert-jpg, minmax, voi") as caught:
+        to_8bit(np.zeros((2, 2), np.uint16), preset)
     assert caught.value.exit_code == 4
 
 

@@ -1,7 +1,7 @@
 """What a compressed image says of itself, read before any decoder allocates memory for it.
 
-A decoder believes the codestream, pydicom cuts its output into Rows and Columns of the header:
-where the two differ, rows would be scrambled or values wrap, and nothing would be raised.
+A decoder believes the codestream, the header says Rows and Columns: where the two differ, rows
+would be scrambled or values wrap, and nothing would be raised.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 JPEG_START, J2K_START = b"\xff\xd8", b"\xff\x4f"
-BASELINE_SOF, JPEGLS_SOF = 0xC0, 0xF7  # T.81 table B.1, T.87 C.1.1
+BASELINE, EXTENDED, LOSSLESS, JPEG_LS, JPEG_2000 = 0xC0, 0xC1, 0xC3, 0xF7, 0x51
+# The frame header of each process (T.81 table B.1, T.87 C.1.1); for JPEG 2000 its SIZ marker
+PROCESSES = (BASELINE, EXTENDED, LOSSLESS, JPEG_LS)
 
 
 @dataclass(frozen=True)
 class Codestream:
+    process: int
     rows: int
     cols: int
     bits: int
@@ -22,7 +25,7 @@ class Codestream:
 
 
 def describe(data: bytes) -> Codestream:
-    """JPEG baseline, JPEG-LS or JPEG 2000 (bare or in a JP2 box). ValueError for anything else."""
+    """Any JPEG, JPEG-LS or JPEG 2000 (bare or in a JP2 box). ValueError for anything else."""
     if data.startswith(JPEG_START):
         return _jpeg(data)
     start = data.find(J2K_START + b"\xff\x51")
@@ -39,12 +42,12 @@ def _jpeg(data: bytes) -> Codestream:
             at += 1
             continue
         length = int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker in (BASELINE_SOF, JPEGLS_SOF):
+        if marker in PROCESSES:
             frame = data[at + 4 : at + 2 + length]
             rows, cols = (int.from_bytes(frame[i : i + 2], "big") for i in (1, 3))
-            return Codestream(rows, cols, frame[0], frame[5], False)
+            return Codestream(marker, rows, cols, frame[0], frame[5], False)
         if 0xC1 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            raise ValueError("another JPEG process")  # extended, lossless, arithmetic, ...
+            raise ValueError("another JPEG process")  # progressive, hierarchical, arithmetic
         at += 2 + length
     raise ValueError("no frame header")
 
@@ -53,4 +56,5 @@ def _jpeg2000(data: bytes) -> Codestream:
     """The SIZ segment, which must come first (T.800 A.5.1)."""
     width, height, left, top = (int.from_bytes(data[i : i + 4], "big") for i in (8, 12, 16, 20))
     components, depth = int.from_bytes(data[40:42], "big"), data[42]
-    return Codestream(height - top, width - left, (depth & 0x7F) + 1, components, depth >= 0x80)
+    signed = depth >= 0x80
+    return Codestream(JPEG_2000, height - top, width - left, (depth & 0x7F) + 1, components, signed)

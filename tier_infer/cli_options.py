@@ -1,0 +1,54 @@
+"""What the commands of tier-infer share: options, and how refused images are told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from tier_infer.errors import UsageError
+from tier_infer.guard import printable
+
+TALK = 20
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+DEVICE_HELP = "Where the graph runs; auto may choose and says what it chose."
+
+
+def device_option(command: Any) -> Any:
+    command = click.option(
+        "--debug", is_flag=True, help="Show the traceback of an error; it may hold file content."
+    )(command)
+    command = click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "fp16"]),
+        default="auto",
+        help="Which encoder of the bundle; auto takes fp32 on a CPU, fp16 on CUDA.",
+    )(command)
+    command = click.option(
+        "--device", default="auto", metavar="auto|cpu|cuda", help=DEVICE_HELP, show_default=True
+    )(command)
+    return click.option(
+        "--bundle",
+        "bundle_dir",
+        envvar="TIER_BUNDLE",
+        default="bundle",
+        metavar="DIR",
+        help="Folder that tier-export wrote; else TIER_BUNDLE, else ./bundle.",
+    )(command)
+
+
+def tell_refused(images: list[Any]) -> None:
+    """On stderr, the first TALK of them; tables, --json and --csv list all."""
+    refused = [image for image in images if image.status != "scored"]
+    for image in refused[:TALK]:
+        click.echo(f"tier-infer: {printable(image.path)}: {image.message}", err=True)
+    if len(refused) > TALK:
+        click.echo(f"tier-infer: and {len(refused) - TALK} more", err=True)
+
+
+def refuse_overwriting(option: str, target: str, inputs: Iterable[str]) -> None:
+    """What is read is never written to."""
+    if any(os.path.exists(target) and os.path.samefile(target, path) for path in inputs):
+        raise UsageError(f"{option} {target} is one of the inputs; choose another name")

@@ -1,0 +1,75 @@
+"""Which files a run is about: files as given, folders with all below them, archives opened.
+
+No input is parsed here; the members of an archive are listed by the child that may read it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from tier_infer.errors import RefusedImage, UsageError
+
+ARCHIVE_SUFFIX = ".zip"
+IN_ARCHIVE = re.compile(r"\.zip/", re.IGNORECASE)
+MEMBER = "/"  # study.zip/inner/a.dcm
+
+
+def find_images(
+    paths: Iterable[str], members: Callable[[str], list[str]] | None = None
+) -> list[str]:
+    """Files as given; a folder gives its files, recursively and in a fixed order.
+
+    A folder that is empty or can't be opened stands for itself, so that it gets a row of its own;
+    so does an archive that `members` refuses. A DICOMDIR is a file like others: what it refers to
+    is not followed, its folder is scanned.
+    """
+    found: list[str] = []
+    for given in paths:
+        try:
+            is_folder, exists = Path(given).is_dir(), Path(given).exists()
+        except PermissionError:  # load_image will say so
+            is_folder, exists = False, True
+        except (OSError, ValueError):  # a name the file system can't even ask for
+            is_folder = exists = False
+        if is_folder:
+            inside = _files_in(given) or [given]
+            found.extend(path for file in inside for path in _opened(file, members))
+        elif exists:
+            found.extend(_opened(given, members))
+        else:
+            raise UsageError(
+                f"{given} does not exist; give a DICOM, PNG or JPEG file, a zip of them or a folder"
+            )
+    return found
+
+
+def split_member(path: str) -> tuple[str, str]:
+    """'a/study.zip/inner/x.dcm' → ('a/study.zip', 'inner/x.dcm'); no member: ''.
+
+    The shortest prefix that is an archive on disk counts; archives inside archives are not opened.
+    """
+    for end in IN_ARCHIVE.finditer(path):
+        archive, member = path[: end.end() - 1], path[end.end() :]
+        if os.path.isfile(archive):
+            return archive, member
+    return path, ""
+
+
+def _opened(path: str, members: Callable[[str], list[str]] | None) -> list[str]:
+    if members is None or not path.lower().endswith(ARCHIVE_SUFFIX):
+        return [path]
+    try:
+        return [path + MEMBER + name for name in members(path)] or [path]
+    except RefusedImage:
+        return [path]  # reading it will say why
+
+
+def _files_in(folder: str) -> list[str]:
+    closed: list[str] = []
+    inside: list[str] = []
+    for root, _, names in os.walk(folder, onerror=lambda error: closed.append(error.filename)):
+        inside += [os.path.join(root, name) for name in names if not name.startswith(".")]
+    return sorted([path for path in inside if os.path.isfile(path)] + closed)

@@ -1,0 +1,85 @@
+"""From images to studies: which belong together, which count, what the study's score is.
+
+Identity is checked across the whole run: the same object twice, two objects under one name, or
+two patients in one study are things a score must not hide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tier_infer.scoring import ImageResult
+
+
+@dataclass
+class StudyResult:
+    id: str  # a pseudonym: order of appearance in this run
+    images: list[ImageResult]
+    scores: dict[str, float]
+
+
+def group_studies(results: Iterable[ImageResult]) -> list[StudyResult]:
+    """By StudyInstanceUID; a file without one is a study of its own."""
+    images = list(results)
+    _check_instances(images)
+    groups: dict[str, list[ImageResult]] = {}
+    for number, image in enumerate(images):
+        groups.setdefault(image.study_key or f"file {number}", []).append(image)
+    for members in groups.values():
+        _check_patient(members)
+    return [
+        StudyResult(f"study-{number}", members, study_scores(members))
+        for number, members in enumerate(groups.values(), start=1)
+    ]
+
+
+def _check_instances(images: list[ImageResult]) -> None:
+    """One SOPInstanceUID names one object (PS3.5 section 9): a copy is flagged and counts once;
+    different pictures under one UID are refused, for nobody can tell which one is meant."""
+    by_instance: dict[str, list[ImageResult]] = {}
+    for image in images:
+        if image.instance_key and image.status == "scored":
+            by_instance.setdefault(image.instance_key, []).append(image)
+    for same in by_instance.values():
+        if len({(image.digest, image.study_key) for image in same}) > 1:
+            for image in same:
+                image.refuse(
+                    "failed",
+                    "uid_not_unique",
+                    "another file of this run has the same (0008,0018) SOPInstanceUID and another "
+                    "picture or study; which one is right can't be known",
+                )
+        else:
+            for image in same[1:]:
+                image.flags.append("duplicate")
+
+
+def _check_patient(members: list[ImageResult]) -> None:
+    if len({image.patient_key for image in members if image.patient_key}) <= 1:
+        return
+    for image in members:
+        if image.status == "scored":
+            image.refuse(
+                "failed",
+                "study_conflict",
+                "the study's files name different patients in (0010,0020) PatientID",
+            )
+
+
+def is_counted(image: ImageResult) -> bool:
+    """Scored and frontal, an unknown view counting as frontal (it carries a flag); no copy."""
+    return image.status == "scored" and image.view != "lateral" and "duplicate" not in image.flags
+
+
+def study_scores(images: list[ImageResult]) -> dict[str, float]:
+    """Mean of Z over the images that count; none when there is none."""
+    counted = [image for image in images if is_counted(image)]
+    if not counted:
+        return {}
+    return {
+        name: float(np.mean([image.scores[name] for image in counted]))
+        for name in counted[0].scores
+    }

@@ -41,7 +41,7 @@ def draw_heatmaps(folder: Path, seed: int) -> None:
 
     from tier_infer.bundle import load_bundle
     from tier_infer.engine import Engine
-    from tier_infer.overlay import draw_overlay
+    from tier_infer.report.overlay import draw_overlay
     from tier_infer.scoring import score_images, select_labels
     from tier_train.phantom import draw_phantom
     from tier_train.phantom_data import STUDY_INDEX
@@ -54,13 +54,13 @@ def draw_heatmaps(folder: Path, seed: int) -> None:
     results = score_images(paths, bundle, engine, selection, keep_heat=True)
     for number, result in enumerate(results):
         phantom = draw_phantom(seed, STUDY_INDEX + number)
-        assert result.grey is not None
+        assert result.display is not None
         assert result.heat is not None
-        large = np.kron(result.grey, np.ones((4, 4), np.uint8))
+        large = np.kron(result.display, np.ones((4, 4), np.uint8))
         for name, cells in zip(result.scores, result.heat, strict=True):
             overlay = draw_overlay(large, cells, geometry)
             canvas = Image.new("RGB", (2 * large.shape[1], overlay.height), "white")
-            mask = np.kron(phantom.masks.get(name, np.zeros_like(result.grey)), np.ones((4, 4)))
+            mask = np.kron(phantom.masks.get(name, np.zeros_like(result.display)), np.ones((4, 4)))
             canvas.paste(outline(large, mask > 0), (0, 0))
             canvas.paste(overlay, (large.shape[1], 0))
             canvas.save(folder / f"heatmaps/image-{number + 1}_{name}.png")

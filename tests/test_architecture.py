@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tier_infer import wire
+
 ROOT = Path(__file__).parent.parent
 WALL = """
 import sys
@@ -36,9 +38,10 @@ def checkout(tmp_path: Path) -> Path:
     """The three packages and their contracts, to be broken."""
     (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
     for package in ("tier_infer", "tier_train", "tier_export"):
-        (tmp_path / package).mkdir()
-        for path in (ROOT / package).glob("*.py"):
-            (tmp_path / package / path.name).write_bytes(path.read_bytes())
+        for path in (ROOT / package).rglob("*.py"):
+            copy = tmp_path / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
     return tmp_path
 
 
@@ -52,6 +55,7 @@ def test_the_import_contracts_hold(checkout: Path) -> None:
     ("file", "line"),
     [
         ("tier_infer/scoring.py", "import torch"),
+        ("tier_infer/dicom/read.py", "import torch"),
         ("tier_infer/metrics.py", "def late():\n    from sklearn import metrics"),
         ("tier_infer/bundle.py", "import tier_train.loss"),
         ("tier_train/train.py", "import tier_export.parity"),
@@ -73,27 +77,91 @@ def test_a_study_is_scored_behind_an_import_wall(site: Path) -> None:
     assert json.loads(done.stdout)["studies"][0]["images"][0]["status"] == "scored"
 
 
+LISTING = """
+import atexit, sys
+atexit.register(lambda: print("MODULES", *sorted(sys.modules), file=sys.stderr))
+from tier_infer.cli import main
+main()
+"""
+# What reads files belongs to the child; what trains belongs nowhere near.
+READING = {"pydicom", "jpeg_ls", "imagecodecs", "zipfile", "tier_infer.images", "tier_infer.dicom"}
+TRAINING = {"torch", "transformers", "onnx", "onnxscript", "sklearn", "tokenizers", "matplotlib"}
+
+
+def modules_after(site: Path, *args: str) -> set[str]:
+    command = [sys.executable, "-c", LISTING, *args]
+    done = subprocess.run(command, cwd=site, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("MODULES"))
+    return set(line.split()[1:])
+
+
+@pytest.mark.parametrize("option", [(), ("--json",), ("--heatmaps",), ("--report",), ("--zip",)])
+def test_the_process_with_the_model_parses_no_input(
+    site: Path, tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    study, args = "study.dcm", list(option)
+    if option == ("--heatmaps",):
+        args.append(str(tmp_path / "heat"))
+    elif option == ("--report",):
+        args.append(str(tmp_path / "page.html"))
+    elif option == ("--zip",):
+        args, study = [], str(tmp_path / "study.zip")
+        with zipfile.ZipFile(study, "w") as archive:
+            archive.write(site / "study.dcm", "study.dcm")
+    loaded = modules_after(site, study, *args)
+    assert not loaded & TRAINING
+    assert not loaded & (READING - {"zipfile"})
+    if not args:  # Pillow's fonts and importlib.metadata want zipfile for packages, not for inputs
+        assert "tier_infer.archive" not in loaded
+
+
+def test_help_loads_neither_engine_nor_reader(site: Path) -> None:
+    loaded = modules_after(site, "--help")
+    assert not loaded & {*TRAINING, *READING, "onnxruntime", "tier_infer.report.page"}
+
+
 def test_no_socket_is_opened(site: Path) -> None:
+    """Neither by the process with the model nor by the child that reads."""
     hook = "import sys; sys.addaudithook(lambda e, a: e.startswith('socket') and sys.exit(99))\n"
     command = [sys.executable, "-c", hook + "from tier_infer.cli import main; main()", "study.dcm"]
     done = subprocess.run(command, cwd=site, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    child = [sys.executable, "-c", hook + "from tier_infer.reader_child import main; main()"]
+    asked = wire.request(path="study.dcm", display=True, intensity="mimic-jpg", seconds=20.0)
+    answered = subprocess.run(
+        [*child, str(2**30)], cwd=site, input=asked, capture_output=True, check=False
+    )
+    assert answered.returncode == 0
+    assert b'"view": "PA"' in answered.stdout[:10_000]
 
 
 def test_the_wheel_holds_three_packages_and_their_data(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(source)], check=True)
+    """Built from the files that git knows or would add, as a clone would have them."""
+    source, listing = tmp_path / "source", ("ls-files", "-co", "--exclude-standard", "-z")
+    listed = subprocess.run(["git", *listing], cwd=ROOT, capture_output=True, check=True).stdout
+    for name in filter(None, listed.decode().split("\0")):
+        if (ROOT / name).is_file() and name.split("/")[0] not in ("tests", "benchmarks"):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
     build = [sys.executable, "-m", "build", "-q", "--wheel", "--no-isolation"]
     subprocess.run([*build, "--outdir", str(tmp_path), str(source)], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
+        names = set(archive.namelist())
     top = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
     assert top == {"tier_infer", "tier_train", "tier_export"}
     for data in ("tier_infer/label_sets/chexpert.toml", "tier_train/recipes/small.toml"):
         assert data in names
+    assert {"tier_infer/report/report.css", "tier_infer/report/report.js"} <= names
+    assert {n for n in names if n.startswith("tier_infer/chest_template.")}
+    assert {"tier_infer/dicom/read.py", "tier_infer/dicom/__init__.py"} <= names
     assert "tier_infer/py.typed" in names
     assert "tier_infer/schema/tier-infer-1.json" in names
+    for package in top:  # whatever a module reads beside itself came along
+        beside = {path for path in (ROOT / package).rglob("*") if path.is_file()}
+        kept = {str(p.relative_to(ROOT)) for p in beside if p.suffix not in (".pyc", "")}
+        assert kept <= names
 
 
 def test_the_base_install_is_the_runtime_alone() -> None:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tier_export.fp16 import HalfEncoder, half_share, to_fp16
+from tier_export.golden import make_golden
 from tier_export.graphs import check_signature, encoder_graph, query_graph
 from tier_export.parity import (
     Crops,
@@ -61,8 +62,11 @@ def export(
     queries = {s.id: query_graph(checkpoint, s).SerializeToString() for s in label_sets}
     say(f"measuring parity on {crops.source}")
     parity = measure(checkpoint, files, queries, label_sets, crops)
-    manifest = describe(checkpoint, files, queries, label_sets, signature, parity, name)
-    written = files | {f"queries/{set_id}.onnx": data for set_id, data in queries.items()}
+    tables = torch_tables(checkpoint, label_sets)
+    scores = {set_id: (queries[set_id], torch_score(table)) for set_id, table in tables.items()}
+    golden = make_golden(checkpoint, torch_encoder(checkpoint), scores)
+    manifest = describe(checkpoint, files, queries, label_sets, signature, parity, name, golden)
+    written = files | {f"queries/{set_id}.onnx": data for set_id, data in queries.items()} | golden
     write_bundle(target, manifest, written)
     return manifest
 
@@ -71,8 +75,7 @@ def measure(
     checkpoint: Checkpoint, files: Files, queries: Files, sets: list[LabelSet], crops: Crops
 ) -> dict[str, dict[str, Any]]:
     """parity: precision → worst figures and, under `proofs`, each machine's proof."""
-    with torch.no_grad():
-        tables = {s.id: query_table(checkpoint.model, checkpoint.tokenizer, s) for s in sets}
+    tables = torch_tables(checkpoint, sets)
     reference = {
         s.id: outputs(torch_encoder(checkpoint), torch_score(tables[s.id]), crops.pixels)
         for s in sets
@@ -108,6 +111,11 @@ def _worst(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return worst | {"max_dauc": max(areas) if areas else None}
 
 
+def torch_tables(checkpoint: Checkpoint, sets: list[LabelSet]) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        return {s.id: query_table(checkpoint.model, checkpoint.tokenizer, s) for s in sets}
+
+
 def torch_encoder(checkpoint: Checkpoint) -> Encode:
     def encode(pixels: NDArray[Any]) -> tuple[Floats, Floats]:
         image_e, patch_e = encode_images(checkpoint.model, pixels)
@@ -141,6 +149,7 @@ def describe(
     signature: dict[str, Any],
     parity: dict[str, Any],
     name: str,
+    golden: Files,
 ) -> Manifest:
     recipe = checkpoint.recipe
     precision = {file: p for p, file in ENCODERS.items()}
@@ -182,6 +191,7 @@ def describe(
         ],
         training_data=str(checkpoint.training.get("data", "unknown")),
         parity=parity,
+        golden={p: {"sha256": sha256(data), "bytes": len(data)} for p, data in golden.items()},
     )
 
 

@@ -24,7 +24,9 @@ def list_members(path: Path) -> list[str]:
         found = archive.infolist()
         if len(found) > MAX_MEMBERS:
             raise _refused(f"holds more than {MAX_MEMBERS} files")
-        names = [info.filename for info in found if not info.is_dir()]
+        names = [info.filename for info in found if not info.filename.endswith("/")]
+        if "" in names:
+            raise _refused("holds a file without a name")
         if len(set(names)) != len(names):
             raise _refused("holds two files of one name")
         return sorted(name for name in names if not _hidden(name))

@@ -2,7 +2,8 @@
 in it changed. This file is the only definition of the format; `tier_export` writes through it.
 
 Three hashes with three lifetimes. `bundle_sha256` covers what makes a score: schema, presets and
-encoders. Each label set has its own, so labels can change without touching the encoder. The text
+encoders. Each label set and each golden file (see `golden`) has its own, so they can change without
+touching the encoder. The text
 of manifest.json must be its own canonical form and carry its own digest, so that no byte of it can
 change unnoticed either.
 """
@@ -24,6 +25,7 @@ SCHEMA_VERSION = 1
 NOTICE = "Research use only, not for diagnostic use."
 MAX_MANIFEST_BYTES = 2**20
 ENCODERS = {"fp32": "image_encoder.onnx", "fp16": "image_encoder.fp16.onnx"}
+LATER_KEYS = {"golden"}  # bundles of version 0.1.0 are without, and still load
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Manifest:
     checkpoint: list[dict[str, Any]]  # sha256 and recipe of each
     training_data: str
     parity: dict[str, Any]
+    golden: dict[str, dict[str, Any]] = field(default_factory=dict)  # path → sha256, bytes
     notice: str = NOTICE
     schema_version: int = SCHEMA_VERSION
 
@@ -88,6 +91,9 @@ class Bundle:
         entry = self.manifest.label_sets[set_id]
         return self._checked(entry["path"], entry)
 
+    def golden_file(self, name: str) -> bytes:
+        return self._checked(name, self.manifest.golden[name])
+
     def _checked(self, name: str, entry: dict[str, Any]) -> bytes:
         if name not in self._verified:
             self._verified[name] = read_verified(self.folder / name, entry)
@@ -108,6 +114,7 @@ def load_bundle(folder: Path) -> Bundle:
     bundle = Bundle(folder, manifest)
     entries = [(name, entry) for name, entry in manifest.files.items()]
     entries += [(entry["path"], entry) for entry in manifest.label_sets.values()]
+    entries += list(manifest.golden.items())
     for name, entry in entries:
         read_verified(folder / name, entry)
     return bundle
@@ -130,8 +137,8 @@ def parse_manifest(raw: bytes) -> Manifest:
         raise IntegrityError("manifest.json was changed after the export; export the bundle again")
     bundle_digest = table.pop("bundle_sha256", None)
     names = {f.name for f in fields(Manifest)}
-    if set(table) != names:
-        wrong = ", ".join(sorted(set(table) ^ names))
+    wrong = ", ".join(sorted((set(table) ^ names) - (LATER_KEYS - set(table))))
+    if wrong:
         raise IntegrityError(f"manifest.json has wrong keys: {wrong}")
     try:
         return _checked_manifest(table, bundle_digest)
@@ -148,11 +155,12 @@ def _checked_manifest(table: dict[str, Any], bundle_digest: object) -> Manifest:
         raise IntegrityError(f"the bundle's intensity preset {manifest.intensity!r} is unknown")
     if manifest.default_set not in manifest.label_sets:
         raise IntegrityError(f"the bundle's default set {manifest.default_set!r} is not in it")
-    for entry in (*manifest.files.values(), *manifest.label_sets.values()):
+    labels, golden = manifest.label_sets, manifest.golden
+    for entry in (*manifest.files.values(), *labels.values(), *golden.values()):
         if not (isinstance(entry["sha256"], str) and isinstance(entry["bytes"], int)):
             raise TypeError
-    for name in (*manifest.files, *(entry["path"] for entry in manifest.label_sets.values())):
-        if not re.fullmatch(r"(?:queries/)?[A-Za-z0-9_][A-Za-z0-9_.]*", name):
+    for name in (*manifest.files, *(entry["path"] for entry in labels.values()), *golden):
+        if not re.fullmatch(r"(?:queries/|golden/)?[A-Za-z0-9_][A-Za-z0-9_.]*", name):
             raise IntegrityError(f"manifest.json names a file outside the bundle: {name}")
     manifest.resolved_geometry()
     return manifest

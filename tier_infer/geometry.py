@@ -14,6 +14,7 @@ from PIL import Image
 
 from tier_infer.errors import NotEvaluated
 
+LONG_SIDE = 1024  # of pictures for people, not for measuring
 GRID = 7  # patches per side; P = 49
 MAX_ASPECT = (
     4.0  # beyond it the short-side rule would show a sliver: a strip is no chest radiograph
@@ -72,6 +73,17 @@ def center_crop(grey: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 def to_crop(grey: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
     """uint8 [H, W] → uint8 [crop, crop], what the encoder graph takes as one row of `pixels`."""
     return center_crop(resize_short_side(grey, geometry.resize), geometry.crop)
+
+
+def reduced(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 [H, W] → the same with a long side of at most LONG_SIDE, for pictures only: a folder's
+    films must fit into memory."""
+    height, width = grey.shape
+    shrink = LONG_SIDE / max(height, width)
+    if shrink >= 1:
+        return grey
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    return np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR))
 
 
 def crop_box(height: int, width: int, geometry: Geometry) -> tuple[float, float, float, float]:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from tier_infer.errors import FailedImage
 
+FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+LARGE = 1e6  # slopes, intercepts, windows: 16-bit values need no more
 Float = NDArray[np.float64]
 
 
@@ -38,6 +40,17 @@ class Window:
     center: float
     width: float
     function: str
+
+    def __post_init__(self) -> None:
+        least = 1 if self.function == "LINEAR" else 1 / LARGE
+        if self.function not in FUNCTIONS or not least <= self.width <= LARGE:
+            raise FailedImage(
+                "window",
+                "(0028,1051) WindowWidth must be at least 1 for LINEAR, above 0 for LINEAR_EXACT "
+                "and SIGMOID, and no other (0028,1056) VOILUTFunction is known",
+            )
+        if abs(self.center) > LARGE:
+            raise FailedImage("window", "(0028,1050) WindowCenter is beyond all reason")
 
     def __call__(self, x: Float) -> Float:
         """Display value in 0..1 (PS3.3 C.11.2.1.2.1 linear, C.11.2.1.3.1 sigmoid, .3.2 exact)."""
@@ -63,6 +76,13 @@ class Grayscale:
     monochrome1: bool = False
     several_windows: bool = False
     padding: tuple[int, int] | None = None  # lowest and highest stored value that is no image
+
+    def __post_init__(self) -> None:
+        if not 1 / LARGE <= abs(self.slope) <= LARGE or abs(self.intercept) > LARGE:
+            raise FailedImage(
+                "rescale",
+                "(0028,1053) RescaleSlope is 0, or it or the intercept is beyond all reason",
+            )
 
     @property
     def inverted(self) -> bool:

@@ -7,29 +7,22 @@ chose, calls it directly.
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from tier_infer.content import check_content
-from tier_infer.dicom.colour import grey_of_rgb
-from tier_infer.dicom.pixel_data import MAX_PIXELS
 from tier_infer.dicom.read import StoredImage, is_dicom, read_dicom
 from tier_infer.errors import FailedImage, NotEvaluated, RefusedImage
 from tier_infer.intensity import Levels, count_levels, has_outliers, to_8bit
-from tier_infer.quiet import quiet
+from tier_infer.pictures import PICTURES, read_picture
 from tier_infer.radiograph import Radiograph
 
 MAX_FILE_BYTES = 256 * 2**20
+SIDEWAYS = ("lateral", "oblique")
 IMAGE_SUFFIXES = ("", ".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg")
-PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
-MIN_LEVELS = 64  # of 256: a 12-bit picture in a 16-bit PNG keeps 16
-ORIENTATION, SOFTWARE = 0x0112, 0x0131  # Exif tags
-OWN_SOFTWARE = "tier-infer"  # in the PNG text chunk `Software` or the Exif tag of our own pictures
 
 
 def load_image(path: Path, intensity: str, display: bool = False) -> Radiograph:
@@ -57,7 +50,7 @@ def load_bytes(data: bytes, suffix: str, intensity: str, display: bool = False) 
         limit = MAX_FILE_BYTES // 2**20
         raise FailedImage("too_large", f"the file is over {limit} MiB, the limit for one image")
     if data.startswith(PICTURES) and data[128:132] != b"DICM":
-        return _read_picture(data)
+        return read_picture(data)
     if is_dicom(data[:132]):
         return _render(read_dicom(data), intensity, display)
     # A stray README in a study folder is no failure of the study; a broken .dcm is.
@@ -71,8 +64,9 @@ def _render(image: StoredImage, intensity: str, display: bool) -> Radiograph:
     flags = list(image.flags)
     try:
         levels = count_levels(image.stored, image.padding)
+        seen = check_content(_as_film(image), image.grayscale.inverted)
+        flags += seen if image.view not in SIDEWAYS else []  # learned from frontal films
         grey = image.pose.apply(_as_preset(image, intensity, levels))
-        flags += check_content(_as_film(image), image.grayscale.inverted)
         shown = image.pose.apply(_as_shown(image, intensity, levels)) if display else None
     except RefusedImage as refusal:
         refusal.study_key, refusal.view = image.study_key, image.view
@@ -108,56 +102,3 @@ def _as_film(image: StoredImage) -> NDArray[np.integer]:
         dark = film.max() if image.grayscale.inverted else film.min()
         values = np.where(image.padding, dark, values)
     return image.pose.roughly(values)
-
-
-def _read_picture(data: bytes) -> Radiograph:
-    too_large = FailedImage("too_large", f"the picture has more than {MAX_PIXELS} pixels")
-    with quiet():  # Pillow speaks of metadata; pixels are checked below
-        try:
-            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise too_large
-                if getattr(image, "n_frames", 1) > 1:
-                    raise NotEvaluated("multi_frame", "the picture has several frames")
-                image.load()
-                exif = image.getexif()
-                orientation = exif.get(ORIENTATION, 1)
-                software = image.info.get("Software") or exif.get(SOFTWARE) or ""
-                turned = ImageOps.exif_transpose(image)
-        except RefusedImage:
-            raise
-        except (Image.DecompressionBombError, MemoryError):
-            raise too_large from None
-        except Exception as error:  # Pillow raises eight kinds on damaged files
-            kind = type(error).__name__
-            raise FailedImage("decode", f"the picture can't be decoded ({kind})") from None
-    if str(software).strip("\0 ") == OWN_SOFTWARE:
-        raise NotEvaluated("own_output", "the picture is an output of tier-infer itself")
-    grey = _grey(turned)
-    if turned.mode not in ("L", "RGB") and grey.min() < grey.max() < MIN_LEVELS:
-        raise FailedImage(
-            "pixel_depth",
-            f"the 16-bit picture uses only the lowest {int(grey.max()) + 1} of 256 levels; "
-            "scale it to its full range, or give the DICOM file",
-        )
-    if grey.min() == grey.max():
-        raise FailedImage(
-            "constant_image", "every pixel has the same value, so there is no picture"
-        )
-    flags = ["exif_rotated"] * (orientation in range(2, 9)) + check_content(grey)
-    return Radiograph(grey, "unknown", tuple(flags), display=grey)
-
-
-def _grey(image: Image.Image) -> NDArray[np.uint8]:
-    """uint8 [H, W]. 16-bit PNG: clip(x // 255), as TIER's PadChest reader does (peers: x / 255)."""
-    if image.mode == "L":
-        return np.array(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        wide = np.array(image).astype(np.int64)
-        return (wide // 255).clip(0, 255).astype(np.uint8)
-    if image.mode == "RGB":
-        return grey_of_rgb(np.array(image))
-    raise FailedImage(
-        "pixel_format",
-        f"the picture has pixel format {image.mode}; allowed: 8- or 16-bit grey, RGB",
-    )

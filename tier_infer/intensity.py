@@ -61,10 +61,12 @@ def to_8bit(
         )
     levels = levels or count_levels(stored, padding)
     table = _voi(levels, grey) if preset == "voi" else _scaled(levels, grey, preset)
+    seen = table[levels.counts > 0]
+    if seen.min() == seen.max():
+        raise FailedImage("constant_image", "every pixel comes out in the same grey")
     if preset.endswith("-jpg"):  # equalised as the picture would be, once per level
-        counts = np.bincount(table, levels.counts, minlength=256).astype(np.int64)
-        counts[0] += stored.size - levels.counts.sum()
-        table = _equalising(counts)[table]
+        counts = np.bincount(table, levels.counts, minlength=256)
+        table = _equalising(counts.astype(np.int64))[table]
     picture = _look_up(stored, levels.first, table)
     if padding is not None:
         picture[padding] = 0
@@ -162,9 +164,6 @@ def _voi(levels: Levels, grey: Grayscale) -> NDArray[np.uint8]:
     if grey.monochrome1:
         shown = 1 - shown
     table: NDArray[np.uint8] = np.rint(shown.clip(0, 1) * 255).astype(np.uint8)
-    seen = table[levels.counts > 0]
-    if seen.min() == seen.max():
-        raise FailedImage("constant_image", "the window shows every pixel in the same grey")
     return table
 
 

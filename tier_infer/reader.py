@@ -101,16 +101,16 @@ class Reader:
             child.stdin.write(message)
             child.stdin.flush()
             return parse(*_answer(child, time.monotonic() + self._seconds))
+        except RefusedImage:
+            raise
         except TimeoutError:
             self._lose()
             words = f"reading the file took longer than {self._seconds:g} s"
             raise FailedImage("time_limit", words) from None
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+        except Exception:  # whatever bytes came instead of an answer
             self._lose()
             words = "the process that decodes died on this file"
             raise FailedImage("decode", words) from None
-        except RefusedImage:
-            raise
         except BaseException:  # interrupted: an answer may be on its way
             self.close()
             raise

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tier_infer.bundle import Bundle
 from tier_infer.engine import BATCH, Embeddings, Engine, QueryTable
 from tier_infer.errors import NotEvaluated, RefusedImage, UsageError
-from tier_infer.geometry import GRID, Geometry, crop_box, to_crop
+from tier_infer.geometry import GRID, Geometry, crop_box, reduced, to_crop
 from tier_infer.label_sets import normal_id
 from tier_infer.radiograph import Radiograph
 from tier_infer.reader import Reader
@@ -34,8 +34,7 @@ class ImageResult:
     view: str = "unknown"
     scores: dict[str, float] = field(default_factory=dict)
     heat: NDArray[np.float32] | None = None  # [L, 7, 7], only when asked
-    grey: NDArray[np.uint8] | None = None  # [H, W] as scored, only when asked
-    display: NDArray[np.uint8] | None = None  # [H, W] as a monitor shows it, likewise
+    display: NDArray[np.uint8] | None = None  # [H, W] as a monitor shows it, reduced, likewise
     digest: str | None = None  # of what the network saw
     study_key: str | None = None  # identifiers: they group, and are shown only when asked
     instance_key: str | None = None
@@ -133,7 +132,7 @@ def _prepare(
         return result, None
     result.digest = hashlib.sha256(crop.tobytes()).hexdigest()
     if keep_picture:
-        result.grey, result.display = image.grey, image.display
+        result.display = reduced(image.grey if image.display is None else image.display)
     return result, crop
 
 

@@ -1,8 +1,8 @@
 """Writes presets_opencv.npz: random films and what the recipes of two data sets make of them.
 
-    .uv/bin/uv venv /tmp/cv
-    .uv/bin/uv pip install --python /tmp/cv/bin/python opencv-python-headless numpy
-    /tmp/cv/bin/python tests/data/make_presets_opencv.py
+    .uv/bin/uv venv CV_FOLDER
+    .uv/bin/uv pip install --python CV_FOLDER/bin/python opencv-python-headless numpy
+    CV_FOLDER/bin/python tests/data/make_presets_opencv.py
 
 mimic-jpg (MIT-LCP/mimic-cxr, issue 16): x - min, / max, * 255, truncated to uint8; 255 - x for
 MONOCHROME1; cv2.equalizeHist. chexpert-jpg (stanfordmlgroup/chexpert-labeler, issue 11):

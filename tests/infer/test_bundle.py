@@ -26,6 +26,10 @@ def files_of(folder: Path) -> list[Path]:
 def test_an_untouched_copy_loads(copy: Path) -> None:
     manifest = load_bundle(copy).manifest
     assert [p.relative_to(copy).as_posix() for p in files_of(copy)] == [
+        "golden/crops.npy",
+        "golden/golden.json",
+        "golden/image_embeddings.npy",
+        "golden/patch_embeddings.npy",
         "image_encoder.fp16.onnx",
         "image_encoder.onnx",
         "manifest.json",

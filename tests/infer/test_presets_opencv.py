@@ -1,4 +1,4 @@
-"""python -m pytest tests/infer/test_presets_opencv.py -- 8-bit presets against OpenCV's own results.
+"""python -m pytest tests/infer/test_presets_opencv.py -- the 8-bit presets and OpenCV.
 
 The results stand in tests/data/presets_opencv.npz; `make_presets_opencv.py` there wrote them, in an
 environment that had OpenCV.

@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     to_dicom(draw_phantom(0, 0), "s", "i").save_as(path / "a.dcm", enforce_file_format=True)
     for name, preset in (("eq", "mimic-jpg"), ("raw", "minmax")):
         for i in range(4):
-            grey = Image.fromarray(to_8bit(draw_phantom(0, i).pixels, preset, inverted=False))
+            grey = Image.fromarray(to_8bit(draw_phantom(0, i).pixels, preset))
             grey.save(path / f"{name}{i}.jpg", quality=95)
     grey.resize((200, 160)).save(path / "a.png")
     grey.save(path / "a.jpg")
@@ -65,7 +65,7 @@ def test_dicom_png_and_jpeg_become_squares(folder: Path) -> None:
     assert rows == list(manifest.rows)
     assert squares.shape == (3, 128, 128)
     assert squares.dtype == np.uint8
-    expected = to_8bit(draw_phantom(0, 0).pixels, "minmax", inverted=False)
+    expected = to_8bit(draw_phantom(0, 0).pixels, "minmax")
     assert np.array_equal(squares[0], expected)
     assert load_squares(manifest, [], "minmax", SMALL)[1].shape == (0, 128, 128)
 

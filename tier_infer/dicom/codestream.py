@@ -22,6 +22,7 @@ class Codestream:
     bits: int
     components: int
     signed: bool
+    start: int = 0  # where it begins in the bytes given
 
 
 def describe(data: bytes) -> Codestream:
@@ -31,7 +32,7 @@ def describe(data: bytes) -> Codestream:
     start = data.find(J2K_START + b"\xff\x51")
     if start < 0:
         raise ValueError("no codestream")
-    return _jpeg2000(data[start:])
+    return _jpeg2000(data, start)
 
 
 def _jpeg(data: bytes) -> Codestream:
@@ -52,9 +53,10 @@ def _jpeg(data: bytes) -> Codestream:
     raise ValueError("no frame header")
 
 
-def _jpeg2000(data: bytes) -> Codestream:
+def _jpeg2000(data: bytes, start: int) -> Codestream:
     """The SIZ segment, which must come first (T.800 A.5.1)."""
-    width, height, left, top = (int.from_bytes(data[i : i + 4], "big") for i in (8, 12, 16, 20))
-    components, depth = int.from_bytes(data[40:42], "big"), data[42]
-    signed = depth >= 0x80
-    return Codestream(JPEG_2000, height - top, width - left, (depth & 0x7F) + 1, components, signed)
+    size = data[start : start + 43]
+    width, height, left, top = (int.from_bytes(size[i : i + 4], "big") for i in (8, 12, 16, 20))
+    components, depth = int.from_bytes(size[40:42], "big"), size[42]
+    rows, cols, bits = height - top, width - left, (depth & 0x7F) + 1
+    return Codestream(JPEG_2000, rows, cols, bits, components, depth >= 0x80, start)

@@ -10,8 +10,6 @@ from tier_infer.dicom.header import items, named, number, numbers, tag, text, va
 from tier_infer.errors import FailedImage
 from tier_infer.grayscale import Grayscale, Lut, Window
 
-LARGE = 1e6  # slopes, intercepts, windows; 16-bit values need no more
-FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 ALL_PHOTOMETRIC = (*PHOTOMETRIC, *COLOUR, "YBR_PARTIAL_420", "YBR_PARTIAL_422", "HSV", "CMYK")
@@ -56,12 +54,6 @@ def _rescale(ds: Dataset) -> tuple[float, float]:
     slope, intercept = number(ds, "RescaleSlope", 1.0), number(ds, "RescaleIntercept", 0.0)
     assert slope is not None  # a default was given
     assert intercept is not None
-    if slope == 0:
-        raise FailedImage("rescale", f"{tag('RescaleSlope')} is 0, which leaves no image")
-    if not 1 / LARGE <= abs(slope) <= LARGE or abs(intercept) > LARGE:
-        raise FailedImage(
-            "rescale", f"{tag('RescaleSlope')} or {tag('RescaleIntercept')} is beyond all reason"
-        )
     return slope, intercept
 
 
@@ -74,17 +66,12 @@ def _voi(ds: Dataset) -> tuple[Lut | Window | FailedImage | None, bool]:
         return _lut(luts[0], ds, "VOILUTSequence", "voi_lut"), several
     if not centers and not widths:
         return None, False
-    function = text(ds, "VOILUTFunction") or "LINEAR"
-    if not centers or not widths or function not in FUNCTIONS:
-        words = "center and width must stand together, the function be one of "
-        return FailedImage("window", f"{tag('WindowWidth')}: {words}{', '.join(FUNCTIONS)}"), False
-    if max(abs(centers[0]), abs(widths[0])) > LARGE or 0 < abs(widths[0]) < 1 / LARGE:
-        return FailedImage("window", f"{tag('WindowWidth')} is beyond all reason"), several
-    least = 1 if function == "LINEAR" else 0
-    if widths[0] < least or (widths[0] == 0):
-        limit = "at least 1" if least else "above 0"
-        return FailedImage("window", f"{tag('WindowWidth')} must be {limit} ({function})"), several
-    return Window(centers[0], widths[0], function), several
+    try:
+        if not centers or not widths:
+            raise FailedImage("window", f"{tag('WindowCenter')} and width must stand together")
+        return Window(centers[0], widths[0], text(ds, "VOILUTFunction") or "LINEAR"), several
+    except FailedImage as broken:
+        return broken, several
 
 
 def _lut(item: Dataset, ds: Dataset, keyword: str, reason: str) -> Lut:

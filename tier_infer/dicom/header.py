@@ -12,6 +12,7 @@ from typing import Any
 
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
@@ -37,26 +38,55 @@ def named(ds: Dataset, keyword: str, vocabulary: Collection[str] = ()) -> str:
 def value_of(ds: Dataset, keyword: str) -> Any:
     """pydicom converts a value when it is asked for, and may fail on it with any exception."""
     try:
+        raw = ds.get_item(keyword) if keyword in ds else None
+        if isinstance(raw, RawDataElement) and raw.value and len(raw.value) > _limit(keyword):
+            raise FailedImage("too_large", f"{tag(keyword)} is longer than in any image")
         return ds.get(keyword)
+    except FailedImage:
+        raise
     except Exception:
-        raise FailedImage("bad_value", f"{tag(keyword)} can't be read") from None
+        raise _unreadable(keyword) from None
+
+
+def _limit(keyword: str) -> int:
+    """Bytes that are converted; pydicom would make millions of numbers of what should be one."""
+    if keyword == "PixelData":
+        return 2**40
+    return 2**20 if keyword.endswith(("Sequence", "Data")) else 2**12
 
 
 def values(ds: Dataset, keyword: str) -> list[Any]:
     """All values of a tag; a single one is a list of one, an empty one is none."""
     value = value_of(ds, keyword)
     if isinstance(value, MultiValue | Sequence | list | tuple):  # a list for US, SS, OB
-        return list(value)
+        try:
+            return list(value)  # items of a sequence are parsed only now
+        except Exception:
+            raise _unreadable(keyword) from None
     return [] if value in EMPTY else [value]
 
 
 def text(ds: Dataset, keyword: str) -> str:
     value = value_of(ds, keyword)
-    return "" if value is None else str(value).strip().upper()
+    return "" if value is None else _words(value, keyword)
 
 
 def texts(ds: Dataset, keyword: str) -> list[str]:
-    return [str(value).strip().upper() for value in values(ds, keyword)]
+    return [_words(value, keyword) for value in values(ds, keyword)]
+
+
+def _words(value: Any, keyword: str) -> str:
+    """A sequence in the place of words is none: printing one would parse all that is below it."""
+    if isinstance(value, Sequence | Dataset):
+        raise _unreadable(keyword)
+    try:
+        return str(value).strip().upper()
+    except Exception:
+        raise _unreadable(keyword) from None
+
+
+def _unreadable(keyword: str) -> FailedImage:
+    return FailedImage("bad_value", f"{tag(keyword)} can't be read")
 
 
 def numbers(ds: Dataset, keyword: str) -> list[float]:
@@ -65,7 +95,7 @@ def numbers(ds: Dataset, keyword: str) -> list[float]:
     for value in values(ds, keyword):
         try:
             found.append(float(value))
-        except (TypeError, ValueError, OverflowError):
+        except Exception:
             found.append(math.nan)
     if not all(math.isfinite(value) for value in found):
         raise FailedImage("bad_number", f"{tag(keyword)} must be a finite number")

@@ -6,53 +6,24 @@ decoder after a strict one has refused.
 
 from __future__ import annotations
 
-import copy
-import os
-import warnings
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 from pydicom.encaps import generate_frames
-from pydicom.pixels.decoders.base import get_decoder
 
 from tier_infer.dicom import codestream
-from tier_infer.dicom.header import number, tag, text, value_of, whole
-from tier_infer.dicom.syntaxes import (
-    HTJ2K,
-    IMAGECODECS,
-    JPEG2000_LOSSLESS,
-    LOSSY,
-    PLAIN,
-    RLE,
-    Syntax,
-    missing_decoder,
-    syntax_of,
-)
+from tier_infer.dicom.decode import decoded
+from tier_infer.dicom.header import tag, value_of
+from tier_infer.dicom.pixel_module import PixelModule, read_pixel_module
+from tier_infer.dicom.syntaxes import LOSSY, PLAIN, RLE, Syntax, syntax_of
 from tier_infer.errors import FailedImage
 
-MAX_PIXELS = 64 * 2**20
 MAX_RINGING = 0.05  # share of pixels that lossy coding may push beyond BitsStored
 MAX_EXPANSION = 1000  # decoded bytes per compressed byte; a radiograph's noise allows about 50
-
-
-@dataclass(frozen=True)
-class PixelModule:
-    """PS3.3 C.7.6.3, type 1 attributes."""
-
-    rows: int
-    cols: int
-    samples: int
-    bits_allocated: int
-    bits_stored: int
-    signed: bool
-
-    @property
-    def bytes(self) -> int:
-        return self.rows * self.cols * self.samples * self.bits_allocated // 8
+MAX_FRAGMENTS = 20_000
+UNDEFINED = 2**32 - 1  # the length of encapsulated pixels
+ITEM, END = b"\xfe\xff\x00\xe0", b"\xff\xd9"
 
 
 def stored_pixels(ds: Dataset) -> tuple[NDArray[np.integer], list[str]]:
@@ -60,12 +31,24 @@ def stored_pixels(ds: Dataset) -> tuple[NDArray[np.integer], list[str]]:
     Colour: uint8 [H, W, 3] as stored. Flags beside."""
     module = read_pixel_module(ds)
     uid, syntax = syntax_of(ds)
+    raw_element = ds.get_item("PixelData")
+    if isinstance(raw_element, RawDataElement):
+        held, said = len(raw_element.value or b""), raw_element.length
+        if said not in (held, UNDEFINED):
+            raise FailedImage("truncated", f"{tag('PixelData')} has {held} bytes, says {said}")
+    data = value_of(ds, "PixelData")
+    data = data if isinstance(data, bytes) else b""
     if syntax.decoder == PLAIN:
-        _check_length(ds, module)
-    elif syntax.decoder != RLE:
-        _check_codestream(ds, module, syntax)
-    _check_expansion(ds, module)
-    raw = _decoded(ds, uid, syntax, module)
+        _check_length(len(data), module)
+    if module.bytes > MAX_EXPANSION * max(len(data), 2**10):
+        raise FailedImage(
+            "expansion", f"{tag('PixelData')} would expand more than {MAX_EXPANSION} times"
+        )
+    if syntax.decoder != PLAIN:
+        data = _one_frame(data)
+        if syntax.decoder != RLE:
+            data = _checked_codestream(data, module, syntax)
+    raw = decoded(ds, data, uid, syntax, module)
     if raw.shape != (module.rows, module.cols) + (3,) * (module.samples == 3):
         raise FailedImage("decode", "decoded pixels do not have the Rows and Columns of the header")
     if module.samples == 3:
@@ -73,52 +56,10 @@ def stored_pixels(ds: Dataset) -> tuple[NDArray[np.integer], list[str]]:
     if uid in LOSSY and (raw.dtype.kind == "i") == module.signed:
         return _clipped(raw, module), []
     stored = _stored_values(raw, module)
-    return stored, _above_bits_stored(raw, stored, module.bits_stored)
-
-
-def _decoded(ds: Dataset, uid: str, syntax: Syntax, module: PixelModule) -> NDArray[np.integer]:
-    """Values as the decoder gives them, [H, W] or [H, W, 3]; whatever it complains of is fatal."""
-    if missing_decoder(syntax):
-        raise FailedImage(
-            "decoder_missing",
-            f"{tag('TransferSyntaxUID')} {uid} ({syntax.name}) needs a decoder: "
-            "pip install 'tier-cxr[jpeg-lossless]'",
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a decoder that warns is not sure; neither are we
-        try:
-            if syntax.decoder == IMAGECODECS:
-                return _by_imagecodecs(_frame(ds))
-            return _by_pydicom(ds, uid, syntax, module)
-        except MemoryError:
-            raise FailedImage("too_large", "decoding needs more memory than is allowed") from None
-        except Exception as error:
-            kind = type(error).__name__
-            raise FailedImage("decode", f"{tag('PixelData')} can't be decoded ({kind})") from None
-
-
-def _by_pydicom(ds: Dataset, uid: str, syntax: Syntax, module: PixelModule) -> NDArray[np.integer]:
-    """Where bytes are copied, all bits are asked for as unsigned: pydicom would mask those above
-    BitsStored without a word. HTJ2K is JPEG 2000 to OpenJPEG, so Pillow decodes it as such."""
-    options: dict[str, Any] = {"raw": True, "decoding_plugin": syntax.decoder}
-    if syntax.decoder in (PLAIN, RLE):
-        options |= {"bits_stored": module.bits_allocated, "pixel_representation": 0}
-    if uid in HTJ2K:
-        uid = JPEG2000_LOSSLESS
-        ds = copy.copy(ds)
-        ds.file_meta = copy.copy(ds.file_meta)
-        ds.file_meta.TransferSyntaxUID = pydicom.uid.UID(uid)
-    decoder = get_decoder(pydicom.uid.UID(uid))
-    array: NDArray[np.integer] = decoder.as_array(ds, **options)[0]
-    return array
-
-
-def _by_imagecodecs(frame: bytes) -> NDArray[np.integer]:
-    import imagecodecs  # libjpeg-turbo 3, built for 8, 12 and 16 bits
-
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    array: NDArray[np.integer] = imagecodecs.jpeg8_decode(frame)
-    return array
+    flags = _above_bits_stored(raw, stored, module.bits_stored)
+    if flags and syntax.processes:  # nobody compresses junk: the stream is damaged
+        raise FailedImage("decode", f"values beyond {tag('BitsStored')} came out of the decoder")
+    return stored, flags
 
 
 def _stored_values(raw: NDArray[np.integer], module: PixelModule) -> NDArray[np.integer]:
@@ -169,38 +110,8 @@ def _above_bits_stored(
     return ["high_bits_masked"]
 
 
-def read_pixel_module(ds: Dataset) -> PixelModule:
-    """Type 1 attributes of PS3.3 C.7.6.3 must be there and agree."""
-    need = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit")
-    rows, cols, samples, allocated, stored, high = (whole(ds, keyword) for keyword in need)
-    signed = whole(ds, "PixelRepresentation")
-    grey = text(ds, "PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
-    if samples != (1 if grey else 3):
-        raise FailedImage(
-            "pixel_module",
-            f"{tag('SamplesPerPixel')} does not fit {tag('PhotometricInterpretation')}",
-        )
-    if rows < 1 or cols < 1:
-        raise FailedImage("pixel_module", f"{tag('Rows')} and {tag('Columns')} must be above 0")
-    if rows * cols > MAX_PIXELS:
-        raise FailedImage(
-            "too_large", f"{tag('Rows')} times {tag('Columns')} is over {MAX_PIXELS} pixels"
-        )
-    allowed = (8, 16) if grey else (8,)
-    if allocated not in allowed or not 1 <= stored <= allocated or high != stored - 1:
-        words = ", ".join(tag(k) for k in ("BitsAllocated", "BitsStored", "HighBit"))
-        raise FailedImage(
-            "pixel_module", f"{words} do not fit together; allowed: 8 or 16, up to that, one less"
-        )
-    if signed not in (0, 1) or (samples == 3 and signed):
-        raise FailedImage("pixel_module", f"{tag('PixelRepresentation')} must be 0 or 1")
-    if samples == 3 and number(ds, "PlanarConfiguration") not in (0, 1):
-        raise FailedImage("pixel_module", f"{tag('PlanarConfiguration')} must be 0 or 1")
-    return PixelModule(rows, cols, samples, allocated, stored, signed == 1)
-
-
-def _check_length(ds: Dataset, module: PixelModule) -> None:
-    found, expected = len(_pixel_bytes(ds)), module.bytes
+def _check_length(found: int, module: PixelModule) -> None:
+    expected = module.bytes
     if found < expected:
         raise FailedImage(
             "truncated", f"{tag('PixelData')} has {found} bytes, {expected} are needed"
@@ -211,17 +122,28 @@ def _check_length(ds: Dataset, module: PixelModule) -> None:
         )
 
 
-def _check_codestream(ds: Dataset, module: PixelModule, syntax: Syntax) -> None:
-    """The codestream's own size and depth against the header's, before anything is decoded."""
+def _one_frame(data: bytes) -> bytes:
+    """The fragments of the only frame, joined (PS3.5 A.4)."""
+    if data.count(ITEM) > MAX_FRAGMENTS:
+        raise FailedImage("too_large", f"{tag('PixelData')} has over {MAX_FRAGMENTS} fragments")
     try:
-        frame = _frame(ds)
+        return next(generate_frames(data, number_of_frames=1))
+    except Exception as error:
+        raise _undecodable(error) from None
+
+
+def _checked_codestream(frame: bytes, module: PixelModule, syntax: Syntax) -> bytes:
+    """The codestream's own size and depth against the header's, before anything is decoded.
+
+    Returns it bare: a JP2 box round it has no place in DICOM (PS3.5 8.2.4) but occurs.
+    """
+    try:
         stream = codestream.describe(frame)
     except Exception as error:
-        kind = type(error).__name__
-        raise FailedImage("decode", f"{tag('PixelData')} can't be decoded ({kind})") from None
+        raise _undecodable(error) from None
     if stream.process not in syntax.processes:
         raise FailedImage("decode", f"the compressed image is not {syntax.name}, as the file says")
-    if not frame[-16:].rstrip(b"\0\xff").endswith(b"\xff\xd9") and not frame.endswith(b"\xff\xd9"):
+    if not frame.rstrip(b"\0").endswith(END):
         raise FailedImage("decode", "the compressed image has no end marker: a part of it is lost")
     # Only JPEG 2000 knows signs; elsewhere the header alone says how to read the bits.
     same_sign = stream.process != codestream.JPEG_2000 or stream.signed == module.signed
@@ -230,19 +152,9 @@ def _check_codestream(ds: Dataset, module: PixelModule, syntax: Syntax) -> None:
         raise FailedImage("decode", "the compressed image has another size or sign than the header")
     if stream.bits > module.bits_allocated:
         raise FailedImage("decode", f"the compressed image is deeper than {tag('BitsAllocated')}")
+    return frame[stream.start :]
 
 
-def _check_expansion(ds: Dataset, module: PixelModule) -> None:
-    if module.bytes > MAX_EXPANSION * max(len(_pixel_bytes(ds)), 2**10):
-        raise FailedImage(
-            "expansion", f"{tag('PixelData')} would expand more than {MAX_EXPANSION} times"
-        )
-
-
-def _frame(ds: Dataset) -> bytes:
-    return next(generate_frames(_pixel_bytes(ds), number_of_frames=1))
-
-
-def _pixel_bytes(ds: Dataset) -> bytes:
-    data = value_of(ds, "PixelData")
-    return data if isinstance(data, bytes) else b""
+def _undecodable(error: Exception) -> FailedImage:
+    kind = type(error).__name__
+    return FailedImage("decode", f"{tag('PixelData')} can't be decoded ({kind})")

@@ -27,9 +27,10 @@ from tier_infer.errors import FailedImage, RefusedImage
 from tier_infer.grayscale import Grayscale
 from tier_infer.quiet import quiet
 
-MAX_INFLATED_BYTES = 512 * 2**20
+MAX_INFLATED_BYTES = 256 * 2**20
+MAX_READS = 400_000  # of the parser, several per element
 MAX_META_BYTES = 2**16  # of file meta information that is looked at for the transfer syntax
-DEFLATED = "1.2.840.10008.1.2.1.99"
+DEFLATED, EXPLICIT = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.1"
 PREFIX = b"DICM"
 EXECUTABLE = (b"MZ", b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"#!", b"PK\x03\x04")
 INSIDE = 0.001  # share of pixels that are padding by value and not reached from the border
@@ -126,12 +127,26 @@ def _identifier(ds: Dataset, keyword: str) -> str | None:
         return None
 
 
+class _Metered(io.BytesIO):
+    """A parser reads several times per element; beyond all reason the header is a bomb."""
+
+    left = MAX_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise FailedImage("too_large", "the header has more elements than any image")
+        return super().read(size)
+
+
 def _parse(data: bytes) -> Dataset:
-    _check_inflated(data)
-    config.settings.reading_validation_mode = config.IGNORE
     bare = data[128:132] != PREFIX
+    before = config.settings.reading_validation_mode
+    config.settings.reading_validation_mode = config.IGNORE
     try:
-        ds = pydicom.dcmread(io.BytesIO(data), force=bare)
+        ds = pydicom.dcmread(_Metered(_inflated(data)), force=bare)
+    except FailedImage:
+        raise
     except InvalidDicomError:
         raise FailedImage("not_dicom", "the file has no DICOM header") from None
     except MemoryError:
@@ -139,6 +154,8 @@ def _parse(data: bytes) -> Dataset:
     except Exception as error:  # any byte sequence may arrive; the text could hold a name
         kind = type(error).__name__
         raise FailedImage("unreadable", f"the DICOM header can't be parsed ({kind})") from None
+    finally:
+        config.settings.reading_validation_mode = before
     if bare and not values(ds, "SOPClassUID"):
         raise FailedImage(
             "not_dicom", "the file has no DICM prefix, and what stands there is no DICOM dataset"
@@ -146,36 +163,38 @@ def _parse(data: bytes) -> Dataset:
     return ds
 
 
-def _check_inflated(data: bytes) -> None:
-    """Refuse a deflated dataset that inflates beyond the cap; zlib reaches 1032:1 at most."""
-    if len(data) * 1032 <= MAX_INFLATED_BYTES:
-        return
-    start, syntax = _end_of_meta(data[:MAX_META_BYTES])
+def _inflated(data: bytes) -> bytes:
+    """A deflated file (PS3.5 A.5) as explicit little endian, inflated within the cap; others as
+    they are. pydicom would inflate without a limit, and zlib reaches 1032 : 1."""
+    start, syntax, at = _end_of_meta(data[:MAX_META_BYTES])
     if syntax != DEFLATED:
-        return
+        return data
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    total, data = 0, data[start:]
     try:
-        while data and not inflater.eof and total <= MAX_INFLATED_BYTES:
-            total += len(inflater.decompress(data, 2**24))
-            data = inflater.unconsumed_tail
+        plain = inflater.decompress(data[start:], MAX_INFLATED_BYTES)
     except zlib.error:
         raise FailedImage("unreadable", "the deflated dataset is damaged") from None
-    if total > MAX_INFLATED_BYTES:
-        raise FailedImage("too_large", "the deflated dataset inflates beyond 512 MiB")
+    if not inflater.eof:
+        if inflater.unconsumed_tail:
+            limit = MAX_INFLATED_BYTES // 2**20
+            raise FailedImage("too_large", f"the deflated dataset inflates beyond {limit} MiB")
+        raise FailedImage("truncated", "the deflated dataset ends too early")
+    explicit = EXPLICIT.ljust(len(DEFLATED) + len(DEFLATED) % 2, "\0").encode()
+    return data[:at] + explicit + data[at + len(explicit) : start] + plain
 
 
-def _end_of_meta(head: bytes) -> tuple[int, str]:
-    """Where group 2 really ends, and its TransferSyntaxUID (PS3.10 7.1, explicit little endian).
+def _end_of_meta(head: bytes) -> tuple[int, str, int]:
+    """Where group 2 really ends, its TransferSyntaxUID and where that stands (PS3.10 7.1).
 
     (0002,0000) states the length of the group, but that is only the file's word.
     """
-    at, syntax = 132, ""
+    at, syntax, found = 132 if head[128:132] == PREFIX else 0, "", 0
     while head[at : at + 2] == b"\x02\x00":
         wide = head[at + 4 : at + 6] in (b"OB", b"OW", b"UN", b"SQ", b"UT")
         size = int.from_bytes(head[at + 8 : at + 12] if wide else head[at + 6 : at + 8], "little")
         start = at + (12 if wide else 8)
         if head[at + 2 : at + 4] == b"\x10\x00":
             syntax = head[start : start + size].rstrip(b"\0 ").decode("ascii", "replace")
+            found = start
         at = start + size
-    return at, syntax
+    return at, syntax, found

@@ -17,7 +17,8 @@ from tier_infer.dicom.header import tag
 from tier_infer.errors import FailedImage
 
 JPEG2000_LOSSLESS = "1.2.840.10008.1.2.4.90"
-PLAIN, RLE, PILLOW, JPEGLS, IMAGECODECS = "", "pydicom", "pillow", "pyjpegls", "imagecodecs"
+# Decoders: "" copies bytes, packbits is Pillow's, the others are pydicom plugins or packages
+PLAIN, RLE, PILLOW, JPEGLS, IMAGECODECS = "", "packbits", "pillow", "pyjpegls", "imagecodecs"
 
 
 @dataclass(frozen=True)

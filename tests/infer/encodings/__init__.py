@@ -13,9 +13,10 @@ from functools import cache
 from tests.infer.encodings.base import Case
 from tests.infer.encodings.same_files import file_cases
 from tests.infer.encodings.same_values import values_cases
+from tests.infer.encodings.same_windows import window_cases
 
 
 @cache
 def same() -> tuple[Case, ...]:
     """Every encoding of the one picture; the plain one, 'mono2', comes first."""
-    return (*values_cases(), *file_cases())
+    return (*values_cases(), *window_cases(), *file_cases())

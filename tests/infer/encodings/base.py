@@ -30,8 +30,9 @@ UID = "1.2.826.0.1.3680043.8.498.7"
 
 @cache
 def picture() -> NDArray[np.uint16]:
-    """uint16 [489, 460], 0..4095, both ends reached inside and outside the frame; bright = dense."""
-    grey = pydicom.dcmread(SOURCE).pixel_array[12 : 12 + ROWS, 20 : 20 + COLUMNS].astype(np.float64)
+    """uint16 [489, 460], 0..4095, both ends reached in and beside the frame; bright = dense."""
+    whole = pydicom.dcmread(SOURCE).pixel_array.astype(np.float64)
+    grey = whole[12 : 12 + ROWS, 20 : 20 + COLUMNS]
     # Both ends belong to the marker and the dark spots alone, as in a real film.
     grey = np.rint(20 + (grey - grey.min()) / np.ptp(grey) * (WHITE - 40))
     grey[:FRAME] = grey[-FRAME:] = grey[NOTCH] = 0
@@ -74,6 +75,8 @@ class Case:
     voi_flags: frozenset[str] = frozenset()  # under `voi` alone
     other_flags: frozenset[str] = frozenset()  # under the presets without VOI
     listed: bool = False  # one of the 35 of the first comparison
+    defined: bool = True  # False: no window, and another range than BitsStored has; the standard
+    # leaves the display to the reader then, and tier-infer takes the range that occurs
     refused: Mapping[str, str] = field(default_factory=dict)  # preset → reason, if not a picture
     suffix: str = ".dcm"
 

@@ -71,7 +71,9 @@ def htj2k(grey: Pixels, step: float | None = None) -> bytes:
 def j2k_12_bit(grey: Pixels) -> bytes:
     """A codestream of 12 bits, where Pillow's says 16; signed when the values are."""
     return bytes(
-        imagecodecs.jpeg2k_encode(grey, codecformat="j2k", reversible=True, bitspersample=12, level=0)
+        imagecodecs.jpeg2k_encode(
+            grey, codecformat="j2k", reversible=True, bitspersample=12, level=0
+        )
     )
 
 

@@ -13,9 +13,9 @@ from pydicom.sequence import Sequence
 
 from tests.infer.encodings import codecs
 from tests.infer.encodings.base import compressed, dataset, pack, picture
-from tests.infer.encodings.refuse_files import NOT_VOI
+from tests.infer.encodings.refuse_pixels import NOT_VOI
 from tests.infer.encodings.refuse_rules import PRESETS, film
-from tests.infer.encodings.same_values import lut
+from tests.infer.encodings.same_windows import lut
 
 CR_CLASS = "1.2.840.10008.5.1.4.1.1.1"
 SCORING = frozenset({"view_unknown", "enlarged", "duplicate"})  # set where the bundle is known

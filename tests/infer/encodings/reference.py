@@ -17,7 +17,7 @@ def expected(case: Case, preset: str) -> NDArray[np.uint8]:
     voi: PS3.4 N.2. minmax and mimic-jpg: (x - min) / max * 255 truncated, then 255 - x for
     MONOCHROME1 (MIMIC-CXR-JPG). chexpert-jpg: cv2.convertScaleAbs(x, alpha=255 / max), rounded,
     the minimum not subtracted, then likewise. Both JPG recipes end in equalizeHist. PNG files went
-    through a recipe already and are taken as they are.
+    through a recipe already and are taken as they are. Padding has no part in any of it.
     """
     if preset == "voi" or case.suffix != ".dcm":
         return np.rint(case.shown * 255).astype(np.uint8)
@@ -31,12 +31,14 @@ def expected(case: Case, preset: str) -> NDArray[np.uint8]:
     grey = scaled.clip(0, 255).astype(np.uint8)
     if case.inverted:
         grey = 255 - grey
+    if preset != "minmax":
+        grey[image] = equalized(grey[image])
     grey[~image] = 0
-    return grey if preset == "minmax" else equalized(grey)
+    return grey
 
 
 def equalized(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """OpenCV's equalizeHist, bin by bin."""
+    """OpenCV's equalizeHist of any number of pixels, bin by bin."""
     counts = [int(np.count_nonzero(grey == level)) for level in range(256)]
     first = next(level for level in range(256) if counts[level])
     if counts[first] == grey.size:

@@ -16,9 +16,9 @@ from tests.infer.encodings.same_files import code
 
 PRESETS = ("voi", "minmax", "mimic-jpg", "chexpert-jpg")
 BY_RULE = (  # reasons that say "not ours to score"; all others say "this file is not readable"
-    "modality body_part multi_frame for_processing derived view colour own_output not_an_image "
-    "dicomdir aspect_ratio"
-).split()
+    "modality", "body_part", "multi_frame", "for_processing", "derived", "view", "colour",
+    "own_output", "not_an_image", "dicomdir", "aspect_ratio",
+)  # fmt: skip
 CLASSES = {  # SOP classes of other objects, PS3.4 B.5
     "CT": "1.2.840.10008.5.1.4.1.1.2",
     "MR": "1.2.840.10008.5.1.4.1.1.4",

@@ -1,4 +1,4 @@
-"""The picture in other bytes: codecs, transfer syntaxes, headers, and other places of the pixels."""
+"""The picture in other bytes: codecs, transfer syntaxes, headers, other places of the pixels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.infer.encodings.base import (
     picture,
     set_pixels,
 )
-from tests.infer.encodings.same_values import lut, rooted
+from tests.infer.encodings.same_windows import lut, rooted
 
 
 def of(name: str, ds: Dataset, **about: Any) -> Case:
@@ -80,7 +80,9 @@ def codecs_of_the_base() -> Iterator[Case]:
     ds = compressed(dataset(p, **lossy), codecs.JPEG_LS_NEAR, codecs.jpeg_ls_stream(p, 3))
     yield of("jpeg_ls_near_3", ds, bound=0.6, flags=flagged)
     ds = compressed(dataset(g, 8, **lossy), codecs.JPEG_BASELINE, codecs.jpeg_baseline(g))
-    yield of("jpeg_baseline", ds, values=g.astype(np.float64), bound=1.2, flags=flagged, listed=True)
+    yield of(
+        "jpeg_baseline", ds, values=g.astype(np.float64), bound=1.2, flags=flagged, listed=True
+    )
 
 
 def codecs_of_extras() -> Iterator[Case]:
@@ -165,7 +167,9 @@ def headers() -> Iterator[Case]:
     ds.ProcedureCodeSequence = Sequence([code("36554-4", "LN", "XR Chest")])
     ds.AnatomicRegionSequence = Sequence([code("51185008", "SCT", "Chest")])
     for keyword in ("ProcedureCodeSequence", "AnatomicRegionSequence"):
-        ds[keyword].is_undefined_length = ds[keyword].value[0].is_undefined_length_sequence_item = True
+        ds[keyword].is_undefined_length = ds[keyword].value[0].is_undefined_length_sequence_item = (
+            True
+        )
     yield of("undefined_length_sequences", ds)
     icon = dataset(np.arange(64, dtype=np.uint8).reshape(8, 8), 8)
     ds = dataset(p)
@@ -244,5 +248,5 @@ def pictures() -> Iterator[Case]:
     values = grey.astype(np.float64)
     yield Case("png_8_bit", buffer.getvalue(), shown(), values, suffix=".png")
     buffer = io.BytesIO()
-    Image.fromarray((grey.astype(np.uint16) * 257)).save(buffer, "PNG")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(buffer, "PNG")
     yield Case("png_16_bit", buffer.getvalue(), shown(), values, suffix=".png")

@@ -1,4 +1,4 @@
-"""The picture in other grey values: polarity, rescale, tables, windows, signs, padding, colour."""
+"""The picture in other grey values: polarity, rescale, depths, signs, padding, colour."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset
-from pydicom.sequence import Sequence
 
 from tests.infer.encodings.base import (
-    MARKER,
-    NOTCH,
     WHITE,
     Case,
     Float,
@@ -23,26 +19,14 @@ from tests.infer.encodings.base import (
     picture,
     set_pixels,
 )
+from tests.infer.encodings.same_windows import case
 
 ALL = ("voi", "minmax", "mimic-jpg", "chexpert-jpg")
-
-
-def case(
-    name: str, pixels: NDArray[Any], bits: int = 12, tags: dict[str, Any] | None = None, **about: Any
-) -> Case:
-    """Shows `picture()`; the presets without VOI scale the stored values, unless said otherwise."""
-    ds = dataset(pixels, bits, **(tags or {}))
-    about = {"shown": picture() / WHITE, "values": pixels.astype(np.float64)} | about
-    return Case(name, pack(ds), **about)
 
 
 def values_cases() -> Iterator[Case]:
     yield from polarity()
     yield from rescale()
-    yield from modality_luts()
-    yield from windows()
-    yield from outliers()
-    yield from voi_luts()
     yield from depths()
     yield from paddings()
     yield from colours()
@@ -68,131 +52,14 @@ def rescale() -> Iterator[Case]:
     about: dict[str, Any] = {"inverted": True, "window": True}
     yield case("negative_slope_window", WHITE - p, tags=negative | window, **about)
     offset = {"RescaleSlope": "1", "RescaleIntercept": "-1000", "RescaleType": "US"}
-    yield case("rescale_offset", p + 1000, 13, offset, listed=True)
+    window = {"WindowCenter": "2048", "WindowWidth": "4096"}
+    yield case("rescale_offset", p + 1000, 13, offset | window, window=True, listed=True)
+    yield case("rescale_offset_no_window", p + 1000, 13, offset, defined=False)
     fraction = {"RescaleSlope": "0.0371", "RescaleIntercept": "17.25", "RescaleType": "US"}
     yield case("rescale_fraction", p, tags=fraction)
     window = {"WindowCenter": f"{17.25 + 0.0371 * WHITE / 2:.6f}", "WindowWidth": "151.9245"}
     exact = {"VOILUTFunction": "LINEAR_EXACT"}
     yield case("rescale_fraction_window", p, tags=fraction | window | exact, window=True)
-
-
-def lut(entries: NDArray[np.integer], first: int, bits: int, packed: bool = False) -> Dataset:
-    """One LUT item; 65536 entries are written as 0 (C.11.1.1.1), `packed` is two to a word."""
-    item = Dataset()
-    item.LUTDescriptor = [len(entries) % 65536, first, bits]
-    item["LUTDescriptor"].VR = "SS" if first < 0 else "US"
-    if packed:
-        item.LUTData = entries.astype(np.uint8).tobytes()
-        item["LUTData"].VR = "OW"
-    else:
-        item.LUTData = entries.astype("<u2").tobytes()
-        item["LUTData"].VR = "OW"
-    return item
-
-
-def rooted() -> tuple[NDArray[np.uint16], NDArray[np.integer]]:
-    """The picture's square root in 12 bits and the table of 16 bits that squares it again."""
-    stored = np.rint(WHITE * np.sqrt(picture() / WHITE)).astype(np.uint16)
-    return stored, np.rint(65535 * (np.arange(WHITE + 1) / WHITE) ** 2).astype(np.int64)
-
-
-def modality_luts() -> Iterator[Case]:
-    p = picture().astype(np.float64)
-    flags = {"flags": frozenset({"modality_lut"})}
-    item = lut(WHITE - np.arange(WHITE + 1), 0, 12)
-    item.ModalityLUTType = "US"
-    tags = {"ModalityLUTSequence": Sequence([item])}
-    yield case("modality_lut_inverting", WHITE - picture(), tags=tags, values=p, listed=True, **flags)
-    stored, table = rooted()
-    item = lut(table, 0, 16)
-    item.ModalityLUTType = "US"
-    tags = {"ModalityLUTSequence": Sequence([item])}
-    values = table[stored].astype(np.float64)
-    yield case("modality_lut_curve", stored, tags=tags, values=values, **flags)
-    item = lut(table, 700, 16)
-    item.ModalityLUTType = "OD"
-    tags = {"ModalityLUTSequence": Sequence([item])}
-    yield case("modality_lut_first_700", stored + 700, 13, tags, values=values, **flags)
-    inverting = lut(WHITE - np.arange(WHITE + 1), 0, 12)
-    inverting.ModalityLUTType = "US"
-    tags = {
-        "ModalityLUTSequence": Sequence([inverting]),
-        "VOILUTSequence": Sequence([lut(table, 0, 16)]),
-        "PhotometricInterpretation": "MONOCHROME1",
-    }
-    # shown = 1 - voi(WHITE - stored), so stored = WHITE - root(1 - picture)
-    root = np.rint(WHITE * np.sqrt(1 - picture() / WHITE))
-    about: dict[str, Any] = {"values": root, "inverted": True, "window": True, **flags}
-    yield case("all_stages", (WHITE - root).astype(np.uint16), tags=tags, **about)
-
-
-def windows() -> Iterator[Case]:
-    p, wide = picture(), 20000 + 8 * picture()
-    about: dict[str, Any] = {"window": True}
-
-    def window(center: str, width: str, **more: Any) -> dict[str, Any]:
-        return {"WindowCenter": center, "WindowWidth": width, **more}
-
-    yield case("window_linear", p, tags=window("2048", "4096"), **about)
-    # LINEAR runs from c - 0.5 - (w-1)/2 to c - 0.5 + (w-1)/2, LINEAR_EXACT from c - w/2 to c + w/2
-    yield case("window_linear_part", wide, 16, window("36380.5", "32761"), **about)
-    exact = window("36380", "32760", VOILUTFunction="LINEAR_EXACT")
-    yield case("window_exact", wide, 16, exact, **about)
-    share = (picture() / WHITE).clip(1e-4, 1 - 1e-4)
-    curve = np.rint(30000 - 6000 / 4 * np.log(1 / share - 1)).astype(np.uint16)
-    sigmoid = window("30000", "6000", VOILUTFunction="SIGMOID")
-    yield case("window_sigmoid", curve, 16, sigmoid, listed=True, **about)
-    several = window("2048\\1500\\3000", "4096\\800\\10", WindowCenterWidthExplanation="A\\B\\C")
-    for keyword in several:
-        several[keyword] = several[keyword].split("\\")
-    flags = {"voi_flags": frozenset({"several_windows"})}
-    yield case("window_first_of_3", p, tags=several, **about, **flags)
-    mono1 = window("36380.5", "32761", PhotometricInterpretation="MONOCHROME1")
-    about["inverted"] = True
-    yield case("mono1_window", 20000 + 8 * (WHITE - p), 16, mono1, **about)
-
-
-def outliers() -> Iterator[Case]:
-    """A few pixels far outside the window; the picture under the window is the same."""
-    p = picture()
-    about: dict[str, Any] = {
-        "window": True, "listed": True, "other_flags": frozenset({"outliers"})
-    }  # fmt: skip
-    for name, offset, spots in (
-        ("window_marker_65535", 1000, ((MARKER, 65535),)),
-        ("window_collimator_0", 45000, ((NOTCH, 0),)),
-        ("window_both_outliers", 24000, ((MARKER, 65535), (NOTCH, 0))),
-    ):
-        stored = (offset + 4 * p).astype(np.uint16)
-        stored[:12] = stored[-12:] = offset
-        for where, value in spots:
-            stored[where] = value
-        tags = {"WindowCenter": str(offset + 2 * WHITE + 0.5), "WindowWidth": str(4 * WHITE + 1)}
-        yield case(name, stored, 16, tags, **about)
-
-
-def voi_luts() -> Iterator[Case]:
-    stored, table = rooted()
-    about: dict[str, Any] = {"window": True}
-
-    def tags(*luts: Dataset) -> dict[str, Any]:
-        return {"VOILUTSequence": Sequence(luts)}
-
-    yield case("voi_lut_16_bit", stored, tags=tags(lut(table, 0, 16)), listed=True, **about)
-    eight = np.rint(table / 257).astype(np.int64)
-    yield case("voi_lut_8_bit_words", stored, tags=tags(lut(eight, 0, 8)), **about)
-    yield case("voi_lut_8_bit_packed", stored, tags=tags(lut(eight, 0, 8, packed=True)), **about)
-    wide = np.rint(65535 * np.sqrt(picture() / WHITE)).astype(np.uint16)
-    square = np.rint(65535 * (np.arange(65536) / 65535) ** 2).astype(np.int64)
-    yield case("voi_lut_65536_entries", wide, 16, tags(lut(square, 0, 16)), **about)
-    yield case("voi_lut_first_500", stored + 500, 13, tags(lut(table, 500, 16)), **about)
-    window = {"WindowCenter": "100", "WindowWidth": "50"}
-    flags = {"voi_flags": frozenset({"several_windows"})}
-    both = tags(lut(table, 0, 16)) | window
-    yield case("voi_lut_before_window", stored, tags=both, **about, **flags)
-    signed = (stored.astype(np.int16) - 2048).astype(np.int16)
-    about |= {"refused": {"chexpert-jpg": "pixel_module"}}
-    yield case("voi_lut_signed", signed, 12, tags(lut(table, -2048, 16)), **about)
 
 
 def depths() -> Iterator[Case]:
@@ -232,20 +99,26 @@ def paddings() -> Iterator[Case]:
         return np.where(mask, value, grey).astype(np.uint16)
 
     low, high = padded(p + 1000, 0), padded(p, 8000)
-    yield case("padding_low", low, 13, {"PixelPaddingValue": 0}, listed=True, **about)
-    yield case("padding_high", high, 13, {"PixelPaddingValue": 8000}, listed=True, **about)
     many = padded(p, noise(100) + 8000)
-    limits = {"PixelPaddingValue": 8000, "PixelPaddingRangeLimit": 8100}
-    yield case("padding_range", many, 13, limits, **about)
-    limits = {"PixelPaddingValue": 8100, "PixelPaddingRangeLimit": 8000}
-    yield case("padding_range_downwards", many, 13, limits, **about)
-    mono1 = {"PixelPaddingValue": 0, "PhotometricInterpretation": "MONOCHROME1"}
-    yield case("padding_mono1", padded(WHITE - p + 1000, 0), 13, mono1, inverted=True, **about)
-    window = {"PixelPaddingValue": 8000, "WindowCenter": "2048", "WindowWidth": "4096"}
-    yield case("padding_window", high, 13, window, window=True, **about)
+    for name, stored, center, values in (
+        ("padding_low", low, "3048", (0,)),
+        ("padding_high", high, "2048", (8000,)),
+        ("padding_range", many, "2048", (8000, 8100)),
+        ("padding_range_downwards", many, "2048", (8100, 8000)),
+    ):
+        keywords = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+        tags: dict[str, Any] = dict(zip(keywords, values, strict=False))
+        yield case(f"{name}_no_window", stored, 13, tags, defined=False, **about)
+        tags |= {"WindowCenter": center, "WindowWidth": "4096"}
+        known = name in ("padding_low", "padding_high")
+        yield case(name, stored, 13, tags, window=True, listed=known, **about)
+    tags = {"PixelPaddingValue": 0, "WindowCenter": "3048", "WindowWidth": "4096"}
+    tags["PhotometricInterpretation"] = "MONOCHROME1"
+    about["window"] = True
+    yield case("padding_mono1", padded(WHITE - p + 1000, 0), 13, tags, inverted=True, **about)
     signed = padded(p, 0).astype(np.int16)
     signed[mask] = -2000
-    tags = {"PixelPaddingValue": -2000}
+    tags = {"PixelPaddingValue": -2000, "WindowCenter": "2048", "WindowWidth": "4096"}
     yield case("padding_signed", signed, 13, tags, **about)
 
 

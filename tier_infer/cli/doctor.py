@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tier_infer.cli_options import CONTEXT, device_option
+from tier_infer.cli.options import CONTEXT, device_option
 
 
 @click.command(context_settings=CONTEXT)
@@ -14,7 +14,7 @@ from tier_infer.cli_options import CONTEXT, device_option
 @device_option
 def doctor(as_json: bool, bundle_dir: str, device: str, precision: str, debug: bool) -> None:
     """Check packages, decoders, device, bundle, golden vectors."""
-    from tier_infer.doctor import exit_code, run_doctor, to_json, to_lines
+    from tier_infer.doctor.checks import exit_code, run_doctor, to_json, to_lines
 
     found = run_doctor(Path(bundle_dir), device, precision)
     click.echo(to_json(found) if as_json else to_lines(found))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tier_infer.cli_doctor import doctor
-from tier_infer.cli_evaluate import evaluate
-from tier_infer.cli_options import CONTEXT, device_option, refuse_overwriting, tell_refused
+from tier_infer.cli.doctor import doctor
+from tier_infer.cli.evaluate import evaluate
+from tier_infer.cli.options import CONTEXT, device_option, refuse_overwriting, tell_refused
 from tier_infer.errors import UsageError
 from tier_infer.guard import guarded
 
@@ -163,8 +163,8 @@ def _write_pictures(
     smooth: bool,
     with_uids: bool,
 ) -> None:
-    from tier_infer.overlay import write_overlays
-    from tier_infer.report import prompts_of, write_report
+    from tier_infer.report.overlay import write_overlays
+    from tier_infer.report.page import prompts_of, write_report
 
     geometry = bundle.manifest.resolved_geometry()
     if heatmaps is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from tier_infer.cli_options import CONTEXT, device_option, refuse_overwriting, tell_refused
+from tier_infer.cli.options import CONTEXT, device_option, refuse_overwriting, tell_refused
 from tier_infer.errors import UsageError
 from tier_infer.files import write_atomic
 

@@ -1,0 +1,1 @@
+"""Is this workstation ready? Checks from cause to consequence."""

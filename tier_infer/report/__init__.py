@@ -1,0 +1,1 @@
+"""What a reader sees: overlay pictures and the page of a run."""

@@ -8,11 +8,15 @@ studies = group_studies(score_images(["study.dcm"], bundle, engine, selection))
 
 from __future__ import annotations
 
-from tier_infer.bundle import load_bundle
-from tier_infer.engine import Engine
-from tier_infer.errors import TierError
-from tier_infer.scoring import score_images, select_labels
-from tier_infer.studies import group_studies
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tier_infer.bundle import load_bundle
+    from tier_infer.engine import Engine
+    from tier_infer.errors import TierError
+    from tier_infer.scoring import score_images, select_labels
+    from tier_infer.studies import group_studies
 
 __all__ = [
     "Engine",
@@ -22,3 +26,18 @@ __all__ = [
     "score_images",
     "select_labels",
 ]
+HOMES = {
+    "Engine": "engine",
+    "TierError": "errors",
+    "group_studies": "studies",
+    "load_bundle": "bundle",
+    "score_images": "scoring",
+    "select_labels": "scoring",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded when asked for: `--help`, and the child that reads files, need none of it."""
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)

@@ -38,7 +38,8 @@ def load_image(path: Path, intensity: str, display: bool = False) -> Radiograph:
         if path.exists() and not path.is_file():
             raise FailedImage("unreadable", "it is no regular file")
         with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            size = min(os.fstat(file.fileno()).st_size, MAX_FILE_BYTES)
+            data = file.read(size + 1)  # a buffer of this size is taken at once
     except OSError as error:
         raise FailedImage("unreadable", f"the file can't be opened ({error.strerror})") from None
     return load_bytes(data, path.suffix, intensity, display)

@@ -14,16 +14,18 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tier_infer import wire
 from tier_infer.errors import FailedImage, RefusedImage, UsageError
-from tier_infer.radiograph import Radiograph
 
 MEMORY_BYTES = 2**30
 SECONDS = 20.0
 START_SECONDS = 60.0  # for the child to import its libraries, on a loaded machine
 CHUNK = 2**20
+if TYPE_CHECKING:
+    from tier_infer.radiograph import Radiograph
+
 T = TypeVar("T")
 CHILD = "import sys; sys.path[:] = {path!r}; from tier_infer.reader_child import main; main()"
 
@@ -79,7 +81,7 @@ class Reader:
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUTF8": "1"}
         path = [entry or os.getcwd() for entry in sys.path]
         self._child = subprocess.Popen(
-            [sys.executable, "-I", "-c", CHILD.format(path=path), str(self._memory)],
+            [sys.executable, "-I", "-B", "-c", CHILD.format(path=path), str(self._memory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # decoders print what they like, names among it

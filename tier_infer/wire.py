@@ -7,13 +7,12 @@ is taken, and whatever does not parse is an error of the child.
 from __future__ import annotations
 
 import json
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from tier_infer.errors import FailedImage, NotEvaluated, RefusedImage
-from tier_infer.radiograph import Radiograph
+
+if TYPE_CHECKING:  # the child is started before the parent needs numpy
+    from tier_infer.radiograph import Radiograph
 
 MAX_LINE = 2**22  # bytes; 10,000 names of an archive's members need most of it
 MAX_PIXELS = 2**28  # a 64 Mpixel film with pixels 1:4, made square
@@ -31,6 +30,8 @@ def answer(result: Radiograph | RefusedImage | list[str]) -> list[bytes | memory
     if isinstance(result, RefusedImage):
         table = {"refused": type(result).__name__, "reason": result.reason, "words": str(result)}
         return [request(**table, view=result.view, study_key=result.study_key)]
+    import numpy as np
+
     grey, display = result.grey, result.display
     parts = [grey] if display is None or display is grey else [grey, display]
     table = {key: getattr(result, key) for key in KEYS}
@@ -63,10 +64,14 @@ def members(line: dict[str, Any], pixels: bytes | bytearray) -> list[str]:
 
 def radiograph(line: dict[str, Any], pixels: bytes | bytearray) -> Radiograph:
     """The radiograph of an answer; raises the refusal that it is instead."""
+    import numpy as np
+
+    from tier_infer.radiograph import Radiograph
+
     if "refused" in line:
         raise _refusal(line)
     shape = (-1, *(int(n) for n in line["shape"]))
-    pictures: NDArray[np.uint8] = np.frombuffer(pixels, np.uint8).reshape(shape)
+    pictures = np.frombuffer(pixels, np.uint8).reshape(shape)
     keys = {key: _text(line[key]) for key in KEYS}
     view, flags = str(line["view"]), tuple(str(flag) for flag in line["flags"])
     display = pictures[-1] if line["has_display"] else None

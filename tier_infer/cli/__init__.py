@@ -101,20 +101,21 @@ def score(
     debug: bool,
 ) -> None:
     """Score studies."""
-    from tier_infer import output
-    from tier_infer.bundle import load_bundle
-    from tier_infer.engine import Engine
-    from tier_infer.inputs import find_images, split_member
-    from tier_infer.reader import Reader
-    from tier_infer.scoring import score_images, select_labels
-    from tier_infer.studies import group_studies
-
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
     pictures = heatmaps is not None or report is not None
     if smooth and not pictures:
         raise click.UsageError("--smooth is about pictures; give --heatmaps or --report with it")
-    with Reader() as reader:
+    from tier_infer.reader import Reader
+
+    with Reader() as reader:  # the child starts while this process imports and loads the model
+        from tier_infer import output
+        from tier_infer.bundle import load_bundle
+        from tier_infer.engine import Engine
+        from tier_infer.inputs import find_images, split_member
+        from tier_infer.scoring import score_images, select_labels
+        from tier_infer.studies import group_studies
+
         paths = find_images(study, reader.members)
         bundle = load_bundle(Path(bundle_dir))
         asked = [part for part in labels.split(",") if part.strip()] if labels is not None else None
@@ -163,9 +164,16 @@ def _write_pictures(
     smooth: bool,
     with_uids: bool,
 ) -> None:
-    from tier_infer.report.overlay import write_overlays
+    from tier_infer.report.overlay import may_show, write_overlays
     from tier_infer.report.page import prompts_of, write_report
 
+    hidden = [i for s in studies for i in s.images if i.scores and not may_show(i, with_uids)]
+    if hidden:
+        click.echo(
+            f"tier-infer: {len(hidden)} images may hold burned-in text and are not shown in "
+            "pictures; --with-uids allows it",
+            err=True,
+        )
     geometry = bundle.manifest.resolved_geometry()
     if heatmaps is not None:
         folder = Path(heatmaps)

@@ -33,7 +33,8 @@ from pydicom import Dataset
 from tests import canary
 from tests.canary import NEEDLES, WORD, infected, leaks, leaks_in_folder, looked_at
 from tests.infer.encodings.base import dataset, pack
-from tests.infer.encodings.refuse_files import broken
+from tests.infer.encodings.refuse_files import files
+from tests.infer.encodings.refuse_pixels import pixels
 from tests.infer.encodings.refuse_rules import film, rules
 from tests.trained import BIN
 from tier_infer.errors import RefusedImage, TierError
@@ -148,7 +149,7 @@ def _files(whole: bytes) -> Iterator[tuple[str, bytes]]:
     for uid in (f"1.2.{canary.NUMBER}.1", f"{WORD}^{WORD}", f"1.2.840.10008.{WORD}"):
         syntax = b"1.2.840.10008.1.2.1\0"
         yield ".dcm", plain.replace(syntax, uid.encode().ljust(len(syntax), b"\0"), 1)
-    for refusal in (*rules(), *broken()):
+    for refusal in (*rules(), *pixels(), *files()):
         yield refusal.suffix, infected(refusal.data)
     yield ".txt", f"{WORD} {canary.NUMBER}".encode()
     grey = Image.fromarray((film() >> 4).astype(np.uint8))
@@ -307,7 +308,6 @@ def test_with_uids_shows_two_uids_and_nothing_else(watched: Watched, collection:
     for uid in (canary.STUDY_UID, canary.INSTANCE_UID):
         page = page.replace(uid, "")
     assert leaks(page.encode(), "the rest of the page") == []
-    watched.run("tier-infer", collection / "0000.dcm", "--csv", "--with-uids")
 
 
 def test_with_uids_does_not_show_a_name_in_the_place_of_a_uid(

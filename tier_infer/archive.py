@@ -29,7 +29,7 @@ def list_members(path: Path) -> list[str]:
             raise _refused("holds a file without a name")
         if len(set(names)) != len(names):
             raise _refused("holds two files of one name")
-        return sorted(name for name in names if not _hidden(name))
+        return sorted(names)
 
 
 def read_member(path: Path, name: str, limit: int) -> bytes:
@@ -65,11 +65,6 @@ def _check_member(info: zipfile.ZipInfo) -> None:
     parts = info.filename.replace("\\", "/").split("/")
     if ".." in parts or parts[0] == "" or ":" in parts[0]:
         raise _refused("names a place outside the archive")
-
-
-def _hidden(name: str) -> bool:
-    last = name.replace("\\", "/").rsplit("/", 1)[-1]
-    return last.startswith(".") or name.startswith("__MACOSX/")
 
 
 def _opened(path: Path) -> zipfile.ZipFile:

@@ -105,8 +105,8 @@ def load_bundle(folder: Path) -> Bundle:
     path = folder / "manifest.json"
     if not folder.is_dir():
         raise UsageError(
-            f"no bundle at {folder}; write one with `tier-export ckpt.pt`, or name it with "
-            "--bundle or TIER_BUNDLE"
+            f"no bundle folder at {folder} (by --bundle, else TIER_BUNDLE, else ./bundle); "
+            "name the folder that you were given, or write one with `tier-export ckpt.pt`"
         )
     if not path.is_file():
         raise IntegrityError(f"{folder} holds no manifest.json, so it is no bundle")

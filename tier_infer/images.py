@@ -32,6 +32,8 @@ def load_image(path: Path, intensity: str, display: bool = False) -> Radiograph:
     """
     try:
         if path.is_dir():
+            if path.is_symlink():
+                raise FailedImage("unreadable", "it is a link to a folder and is not followed")
             if not os.access(path, os.R_OK | os.X_OK):
                 raise FailedImage("unreadable", "the folder can't be opened (Permission denied)")
             raise FailedImage("empty_folder", "the folder holds no files")
@@ -42,7 +44,12 @@ def load_image(path: Path, intensity: str, display: bool = False) -> Radiograph:
             data = file.read(size + 1)  # a buffer of this size is taken at once
     except OSError as error:
         raise FailedImage("unreadable", f"the file can't be opened ({error.strerror})") from None
-    return load_bytes(data, path.suffix, intensity, display)
+    return load_bytes(data, suffix_of(path.name), intensity, display)
+
+
+def suffix_of(name: str) -> str:
+    """The suffix that tells an image; a hidden file is none, whatever it is called."""
+    return ".hidden" if name.startswith(".") else Path(name).suffix.lower()
 
 
 def load_bytes(data: bytes, suffix: str, intensity: str, display: bool = False) -> Radiograph:
@@ -56,9 +63,8 @@ def load_bytes(data: bytes, suffix: str, intensity: str, display: bool = False) 
         return _render(read_dicom(data), intensity, display)
     # A stray README in a study folder is no failure of the study; a broken .dcm is.
     kind = FailedImage if suffix.lower() in IMAGE_SUFFIXES else NotEvaluated
-    raise kind(
-        "not_an_image", "the file is neither DICOM (no DICM prefix), PNG nor JPEG by its content"
-    )
+    words = "the file is neither DICOM (no DICM prefix), PNG nor JPEG by its content"
+    raise kind("not_an_image", words if data else "the file is empty (0 bytes)")
 
 
 def _render(image: StoredImage, intensity: str, display: bool) -> Radiograph:

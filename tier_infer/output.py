@@ -12,7 +12,7 @@ from tier_infer.bundle import NOTICE, Bundle
 from tier_infer.engine import Engine
 from tier_infer.guard import printable
 from tier_infer.scoring import ImageResult, Selection
-from tier_infer.studies import StudyResult, is_counted
+from tier_infer.studies import OTHERS, StudyResult, is_counted
 from tier_infer.words import CAUTION, FLAG_WORDS
 
 SCHEMA = "tier-infer/1"
@@ -29,7 +29,11 @@ def exit_code(studies: list[StudyResult]) -> int:
 
 
 def to_json(
-    studies: list[StudyResult], bundle: Bundle, engine: Engine, with_uids: bool = False
+    studies: list[StudyResult],
+    bundle: Bundle,
+    engine: Engine,
+    with_uids: bool = False,
+    with_heat: bool = False,
 ) -> str:
     table = {
         "schema": SCHEMA,
@@ -37,20 +41,20 @@ def to_json(
         "bundle": {"name": bundle.manifest.name, "sha256": bundle.manifest.bundle_sha256},
         "device": engine.device,
         "precision": engine.precision,
-        "studies": [_study(study, with_uids) for study in studies],
+        "studies": [_study(study, with_uids, with_heat) for study in studies],
     }
     return json.dumps(table, indent=1, allow_nan=False)
 
 
-def _study(study: StudyResult, with_uids: bool) -> dict[str, Any]:
+def _study(study: StudyResult, with_uids: bool, with_heat: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"id": study.id}
     if with_uids:
         row["study_instance_uid"] = uid(study.images[0].study_key)
-    images = [_image(image, with_uids) for image in study.images]
+    images = [_image(image, with_uids, with_heat) for image in study.images]
     return row | {"scores": study.scores, "images": images}
 
 
-def _image(image: ImageResult, with_uids: bool) -> dict[str, Any]:
+def _image(image: ImageResult, with_uids: bool, with_heat: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "path": image.path,
         "status": image.status,
@@ -63,7 +67,7 @@ def _image(image: ImageResult, with_uids: bool) -> dict[str, Any]:
     }
     if with_uids:
         row["sop_instance_uid"] = uid(image.instance_key)
-    if image.heat is not None:
+    if with_heat and image.heat is not None:
         row["heatmaps"] = {
             name: [[float(z) for z in line] for line in cells]
             for name, cells in zip(image.scores, image.heat, strict=True)
@@ -103,18 +107,20 @@ def to_table(
     width = max(len(name) for name in selection.names)
     for study in studies:
         scored = [i for i in study.images if i.status == "scored"]
-        lines += ["", f"{study.id}: {len(scored)} of {len(study.images)} images scored"]
+        told = f"{len(scored)} of {len(study.images)} images scored"
+        lines += ["", f"{study.id}: {told}" if study.id != OTHERS else "files of no study:"]
         lines += [f"  {name:<{width}}  {score:+.4f}" for name, score in study.scores.items()]
         for image in study.images:
             lines.append(f"  {printable(image.path)}  {_remark(image)}")
             if scored and not study.scores and image.status == "scored":
                 each = ", ".join(f"{name} {z:+.4f}" for name, z in image.scores.items())
                 lines.append(f"    not counted for the study: {each}")
-    lines += _explained({flag for study in studies for i in study.images for flag in i.flags})
+    shown = [i for study in studies for i in study.images if i.status == "scored"]
+    lines += _explained({flag for image in shown for flag in image.flags})
     identity = bundle.manifest.bundle_sha256[:12]
     lines += [
         "",
-        f"bundle {bundle.manifest.name} {identity}, {engine.device} {engine.precision}",
+        f"bundle {identity} ({bundle.manifest.name}), {engine.device} {engine.precision}",
     ]
     return "\n".join(lines)
 
@@ -123,7 +129,8 @@ def _explained(flags: set[str]) -> list[str]:
     """One line per flag that occurs, those that may void a score first and marked."""
     order = sorted(flags, key=lambda flag: (flag not in CAUTION, flag))
     lines = [f"  {'!' if f in CAUTION else ' '} {f}: {FLAG_WORDS.get(f, '')}" for f in order]
-    return ["", *lines] if lines else []
+    caution = ["flags (! may void the score):"] if CAUTION & flags else ["flags:"]
+    return ["", *caution, *lines] if lines else []
 
 
 def _remark(image: ImageResult) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from tier_infer import archive, wire
 from tier_infer.errors import FailedImage, RefusedImage
-from tier_infer.images import MAX_FILE_BYTES, load_bytes, load_image
+from tier_infer.images import MAX_FILE_BYTES, load_bytes, load_image, suffix_of
 from tier_infer.inputs import split_member
 from tier_infer.radiograph import Radiograph
 
@@ -59,11 +59,10 @@ def read_any(path: str, intensity: str, display: bool) -> Radiograph:
     outer, member = split_member(path)
     if member:
         data = archive.read_member(Path(outer), member, MAX_FILE_BYTES)
-        return load_bytes(data, Path(member).suffix, intensity, display)
+        return load_bytes(data, suffix_of(Path(member).name), intensity, display)
     if path.lower().endswith(".zip") and os.path.isfile(path):
-        if not archive.list_members(Path(path)):
-            raise FailedImage("archive", "the archive holds no files")
-        raise FailedImage("archive", "the archive changed while it was read")
+        archive.list_members(Path(path))
+        raise FailedImage("archive", "the archive holds no files, or hidden ones only")
     return load_image(Path(path), intensity, display)
 
 

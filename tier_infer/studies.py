@@ -13,6 +13,8 @@ import numpy as np
 
 from tier_infer.scoring import ImageResult
 
+OTHERS = "other-files"
+
 
 @dataclass
 class StudyResult:
@@ -22,18 +24,24 @@ class StudyResult:
 
 
 def group_studies(results: Iterable[ImageResult]) -> list[StudyResult]:
-    """By StudyInstanceUID; a file without one is a study of its own."""
+    """By StudyInstanceUID, in order of appearance; a scored file without one is a study of its own.
+    Files without a score that belong to no study come last, together."""
     images = list(results)
     _check_instances(images)
     groups: dict[str, list[ImageResult]] = {}
+    others: list[ImageResult] = []
     for number, image in enumerate(images):
-        groups.setdefault(image.study_key or f"file {number}", []).append(image)
+        if image.study_key is None and image.status != "scored":
+            others.append(image)
+        else:
+            groups.setdefault(image.study_key or f"file {number}", []).append(image)
     for members in groups.values():
         _check_patient(members)
-    return [
+    studies = [
         StudyResult(f"study-{number}", members, study_scores(members))
         for number, members in enumerate(groups.values(), start=1)
     ]
+    return studies + ([StudyResult(OTHERS, others, {})] if others else [])
 
 
 def _check_instances(images: list[ImageResult]) -> None:

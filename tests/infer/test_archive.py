@@ -64,10 +64,17 @@ def test_members_come_out_as_they_went_in(method: int, tmp_path: Path) -> None:
     assert {name: read_member(path, name, LIMIT) for name in inside} == inside
 
 
-def test_folders_and_hidden_files_are_left_out(tmp_path: Path) -> None:
+def list_members_of(path: str) -> list[str]:
+    return list_members(Path(path))
+
+
+def test_folders_are_left_out_and_hidden_files_later(tmp_path: Path) -> None:
     names = ["a/", "a/b.dcm", "a/.hidden", "__MACOSX/a/b.dcm", "a/._b.dcm", ".DS_Store"]
     path = zipped(tmp_path / "a.zip", *((name, b"") for name in names))
-    assert list_members(path) == ["a/b.dcm"]
+    assert list_members(path) == sorted(names[1:])
+    hidden: list[str] = []
+    assert inputs.find_images([str(path)], list_members_of, hidden) == [f"{path}/a/b.dcm"]
+    assert len(hidden) == 4
 
 
 def test_a_study_in_a_zip_is_read_like_a_folder(film: bytes, tmp_path: Path) -> None:

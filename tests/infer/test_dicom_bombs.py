@@ -37,7 +37,6 @@ CONTRADICTIONS = [
     (JPEG2000Lossless, {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}),
     (RLELossless, {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}),
     (JPEG2000Lossless, {"PixelRepresentation": 1}),
-    (JPEGBaseline8Bit, {"PixelRepresentation": 1}),
 ]
 
 

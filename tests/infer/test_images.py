@@ -165,7 +165,7 @@ def test_a_hostile_picture_is_read_or_refused(data: bytes, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["a.dcm", "a.DCM", "a", "a.png", "a.jpeg", "a.ima"])
 @pytest.mark.parametrize("data", [b"", b"hello\n" * 99, b"\x89PN", b"\0" * 500])
 def test_text_under_an_image_name_failed(name: str, data: bytes, tmp_path: Path) -> None:
-    with pytest.raises(FailedImage, match="neither DICOM") as caught:
+    with pytest.raises(FailedImage, match="neither DICOM" if data else "is empty") as caught:
         load(tmp_path / name, data)
     assert caught.value.reason == "not_an_image"
 

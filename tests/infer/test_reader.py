@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.fuzz.bombs_dicom import deflated, long_element
+from benchmarks.fuzz.bombs_dicom import deflated, jpeg2000, long_element
 from tests.infer.dicom_files import dx, in_syntax, picture, write
 from tier_infer import reader as reader_module
 from tier_infer.errors import FailedImage, NotEvaluated, RefusedImage
@@ -146,8 +146,8 @@ def test_memory_beyond_the_cap_is_refused_and_the_child_lives_on(
     film: Path, tmp_path: Path
 ) -> None:
     bomb = tmp_path / "bomb.dcm"
-    bomb.write_bytes(deflated(long_element(0x00091001, b"OB", bytes(240 * 2**20))))
-    with Reader("mimic-jpg", memory_bytes=400 * 2**20) as reader:
+    bomb.write_bytes(deflated(long_element(0x00091001, b"OB", bytes(120 * 2**20))))
+    with Reader("mimic-jpg", memory_bytes=200 * 2**20) as reader:
         reader.read(str(film))
         child = reader._child
         with pytest.raises(FailedImage) as caught:
@@ -155,6 +155,22 @@ def test_memory_beyond_the_cap_is_refused_and_the_child_lives_on(
         assert caught.value.reason == "too_large"
         reader.read(str(film))
         assert reader._child is child
+        assert reader.deaths == 0
+
+
+@LINUX
+def test_memory_that_a_decoder_keeps_is_given_back(film: Path, tmp_path: Path) -> None:
+    """OpenJPEG leaves a quarter GiB behind when it fails on this one; the next film needs it."""
+    leak = tmp_path / "leak.dcm"
+    leak.write_bytes(jpeg2000(8160, 8160, 32, padding=140_000))
+    with Reader("mimic-jpg") as reader:
+        for _ in range(3):
+            with pytest.raises(FailedImage):
+                reader.read(str(leak))
+        reader.read(str(film))
+        assert reader._child is not None
+        status = Path(f"/proc/{reader._child.pid}/status").read_text()
+        assert int(status.split("VmRSS:")[1].split()[0]) < 300 * 1024
         assert reader.deaths == 0
 
 

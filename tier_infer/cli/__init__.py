@@ -106,52 +106,58 @@ def score(
     pictures = heatmaps is not None or report is not None
     if smooth and not pictures:
         raise click.UsageError("--smooth is about pictures; give --heatmaps or --report with it")
+    if with_uids and not (pictures or as_json):
+        raise click.UsageError("--with-uids is about --json, --report and --heatmaps; give one")
     from tier_infer.reader import Reader
 
     with Reader() as reader:  # the child starts while this process imports and loads the model
         from tier_infer import output
-        from tier_infer.bundle import load_bundle
+        from tier_infer.bundle import NOTICE, load_bundle
         from tier_infer.engine import Engine
         from tier_infer.inputs import find_images, split_member
         from tier_infer.scoring import score_images, select_labels
         from tier_infer.studies import group_studies
 
-        paths = find_images(study, reader.members)
+        hidden: list[str] = []
+        paths = find_images(study, reader.members, hidden)
+        if hidden:
+            click.echo(f"tier-infer: {len(hidden)} hidden files were left out", err=True)
         bundle = load_bundle(Path(bundle_dir))
         asked = [part for part in labels.split(",") if part.strip()] if labels is not None else None
         selection = select_labels(bundle, asked)
         engine = Engine(bundle, device, precision)
-        _check_targets(heatmaps, report)
-        if report is not None:
-            refuse_overwriting("--report", report, {split_member(path)[0] for path in paths})
+        _check_targets(heatmaps, report, {split_member(path)[0] for path in paths})
         studies = group_studies(
             score_images(paths, bundle, engine, selection, reader, keep_heat=pictures)
         )
     code = output.exit_code(studies)
     if as_json:
-        click.echo(output.to_json(studies, bundle, engine, with_uids))
+        click.echo(output.to_json(studies, bundle, engine, with_uids, heatmaps is not None))
     elif as_csv:
         click.echo(output.to_csv(studies), nl=False, color=True)  # names as they are
-        click.echo(f"tier-infer: {engine.device} {engine.precision}", err=True)
+        click.echo(f"tier-infer: {NOTICE} {engine.device} {engine.precision}", err=True)
     elif code != 3:
         click.echo(output.to_table(studies, bundle, engine, selection))
-    if code != 0:
+    if code != 0 and (as_json or as_csv or code == 3):  # the table lists them itself
         tell_refused([image for study in studies for image in study.images])
     if pictures:
         _write_pictures(studies, bundle, engine, selection, heatmaps, report, smooth, with_uids)
     click.get_current_context().exit(code)
 
 
-def _check_targets(heatmaps: str | None, report: str | None) -> None:
+def _check_targets(heatmaps: str | None, report: str | None, inputs: set[str]) -> None:
     """Before an hour of scoring rather than after."""
-    if heatmaps is not None:
-        Path(heatmaps).mkdir(parents=True, exist_ok=True)
-        if any(Path(heatmaps).glob("study-*_image-*.png")):  # study-1 was somebody else
-            raise UsageError(f"{heatmaps} holds overlays of another run; choose an empty folder")
-    if report is not None:
-        folder = Path(report).parent
-        if Path(report).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise UsageError(f"--report {report} is a folder or lies in none that can be written")
+    if heatmaps is not None and os.path.exists(heatmaps) and not os.path.isdir(heatmaps):
+        raise UsageError(f"--heatmaps {heatmaps} is a file; name a folder")
+    if heatmaps is not None and any(Path(heatmaps).glob("study-*_image-*.png")):
+        raise UsageError(f"{heatmaps} holds overlays of another run; choose an empty folder")
+    if report is None:
+        return
+    if os.path.isdir(report) or not report.lower().endswith((".html", ".htm")):
+        raise UsageError(f"--report {report} must be a file whose name ends in .html")
+    refuse_overwriting("--report", report, inputs)
+    if os.path.exists(report) and b"tier-infer" not in Path(report).read_bytes()[:4096]:
+        raise UsageError(f"--report {report} exists and is no report; choose another name")
 
 
 def _write_pictures(

@@ -38,14 +38,23 @@ def named(ds: Dataset, keyword: str, vocabulary: Collection[str] = ()) -> str:
 def value_of(ds: Dataset, keyword: str) -> Any:
     """pydicom converts a value when it is asked for, and may fail on it with any exception."""
     try:
-        raw = ds.get_item(keyword) if keyword in ds else None
-        if isinstance(raw, RawDataElement) and raw.value and len(raw.value) > _limit(keyword):
+        raw = raw_of(ds, keyword)
+        if raw is not None and raw.value and len(raw.value) > _limit(keyword):
             raise FailedImage("too_large", f"{tag(keyword)} is longer than in any image")
         return ds.get(keyword)
     except FailedImage:
         raise
     except Exception:
         raise _unreadable(keyword) from None
+
+
+def raw_of(ds: Dataset, keyword: str) -> RawDataElement | None:
+    """A tag as it stands in the file, before pydicom converts it; None when absent or converted."""
+    try:
+        raw = ds.get_item(keyword) if keyword in ds else None
+    except Exception:
+        raise _unreadable(keyword) from None
+    return raw if isinstance(raw, RawDataElement) else None
 
 
 def _limit(keyword: str) -> int:

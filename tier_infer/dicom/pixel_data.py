@@ -9,12 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.dataelem import RawDataElement
 from pydicom.encaps import generate_frames
 
 from tier_infer.dicom import codestream
 from tier_infer.dicom.decode import decoded
-from tier_infer.dicom.header import tag, value_of
+from tier_infer.dicom.header import raw_of, tag, value_of
 from tier_infer.dicom.pixel_module import PixelModule, read_pixel_module
 from tier_infer.dicom.syntaxes import LOSSY, PLAIN, RLE, Syntax, syntax_of
 from tier_infer.errors import FailedImage
@@ -31,11 +30,7 @@ def stored_pixels(ds: Dataset) -> tuple[NDArray[np.integer], list[str]]:
     Colour: uint8 [H, W, 3] as stored. Flags beside."""
     module = read_pixel_module(ds)
     uid, syntax = syntax_of(ds)
-    raw_element = ds.get_item("PixelData")
-    if isinstance(raw_element, RawDataElement):
-        held, said = len(raw_element.value or b""), raw_element.length
-        if said not in (held, UNDEFINED):
-            raise FailedImage("truncated", f"{tag('PixelData')} has {held} bytes, says {said}")
+    _check_promise(ds)
     data = value_of(ds, "PixelData")
     data = data if isinstance(data, bytes) else b""
     if syntax.decoder == PLAIN:
@@ -108,6 +103,15 @@ def _above_bits_stored(
             f"{tag('BitsStored')} is too small for the pixels, which reach beyond it",
         )
     return ["high_bits_masked"]
+
+
+def _check_promise(ds: Dataset) -> None:
+    """The element's own length: pydicom hands out what is left of the file without a word."""
+    raw = raw_of(ds, "PixelData")
+    if raw is not None and raw.length not in (len(raw.value or b""), UNDEFINED):
+        raise FailedImage(
+            "truncated", f"{tag('PixelData')} ends early: {len(raw.value or b'')} of {raw.length}"
+        )
 
 
 def _check_length(found: int, module: PixelModule) -> None:

@@ -55,7 +55,7 @@ def exit_code(found: Iterable[Check]) -> int:
 def to_lines(found: Iterable[Check]) -> str:
     """One line each: status, name, sentence."""
     return "\n".join(
-        f"{check.status:<4}  {check.name:<21}  {printable(check.sentence)}" for check in found
+        f"{check.status:<4}  {check.name:<22}  {printable(check.sentence)}" for check in found
     )
 
 

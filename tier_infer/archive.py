@@ -6,6 +6,7 @@ What a zip says of its members is only its word: sizes are counted while reading
 from __future__ import annotations
 
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 
 from tier_infer.errors import FailedImage
@@ -20,33 +21,32 @@ METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 def list_members(path: Path) -> list[str]:
     """Names of the files inside, in a fixed order. FailedImage `archive` when anything is odd."""
-    with _opened(path) as archive:
-        found = archive.infolist()
-        if len(found) > MAX_MEMBERS:
-            raise _refused(f"holds more than {MAX_MEMBERS} files")
-        names = [info.filename for info in found if not info.filename.endswith("/")]
-        if "" in names:
-            raise _refused("holds a file without a name")
-        if len(set(names)) != len(names):
-            raise _refused("holds two files of one name")
-        return sorted(names)
+    found = _opened(path).infolist()
+    if len(found) > MAX_MEMBERS:
+        raise _refused(f"holds more than {MAX_MEMBERS} files")
+    names = [info.filename for info in found if not info.filename.endswith("/")]
+    if "" in names:
+        raise _refused("holds a file without a name")
+    if len(set(names)) != len(names):
+        raise _refused("holds two files of one name")
+    return sorted(names)
 
 
 def read_member(path: Path, name: str, limit: int) -> bytes:
     """The bytes of one member, at most `limit`."""
-    with _opened(path) as archive:
-        try:
-            info = archive.getinfo(name)
-        except KeyError:
-            raise _refused("does not hold this file") from None
-        _check_member(info)
-        if info.file_size > limit or info.file_size > MAX_RATIO * max(info.compress_size, 1):
-            raise FailedImage("too_large", "the file in the archive unpacks beyond the limit")
-        try:
-            with archive.open(info) as stream:
-                data = stream.read(limit + 1)
-        except Exception as error:  # zlib.error, BadZipFile (CRC), RuntimeError (password), ...
-            raise _refused(f"can't be unpacked ({type(error).__name__})") from None
+    archive = _opened(path)
+    try:
+        info = archive.getinfo(name)
+    except KeyError:
+        raise _refused("does not hold this file") from None
+    _check_member(info)
+    if info.file_size > limit or info.file_size > MAX_RATIO * max(info.compress_size, 1):
+        raise FailedImage("too_large", "the file in the archive unpacks beyond the limit")
+    try:
+        with archive.open(info) as stream:
+            data = stream.read(limit + 1)
+    except Exception as error:  # zlib.error, BadZipFile (CRC), RuntimeError (password), ...
+        raise _refused(f"can't be unpacked ({type(error).__name__})") from None
     if len(data) > limit or len(data) != info.file_size:
         raise FailedImage("too_large", "the file in the archive unpacks beyond the limit")
     return data
@@ -68,11 +68,14 @@ def _check_member(info: zipfile.ZipInfo) -> None:
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
+    """The archive; the last one stays open, or each of its members would parse it anew."""
     try:
-        if path.stat().st_size > MAX_ARCHIVE_BYTES:
+        state = path.stat()
+        if not path.is_file():
+            raise FailedImage("unreadable", "it is no regular file")
+        if state.st_size > MAX_ARCHIVE_BYTES:
             raise _refused(f"is over {MAX_ARCHIVE_BYTES // 2**30} GiB")
-        _check_directory(path)
-        return zipfile.ZipFile(path)
+        return _parsed(path, (state.st_ino, state.st_size, state.st_mtime_ns))
     except FailedImage:
         raise
     except OSError as error:
@@ -81,6 +84,12 @@ def _opened(path: Path) -> zipfile.ZipFile:
         raise FailedImage("too_large", "the archive needs more memory than is allowed") from None
     except Exception as error:
         raise _refused(f"is no readable zip ({type(error).__name__})") from None
+
+
+@lru_cache(maxsize=1)
+def _parsed(path: Path, state: tuple[int, int, int]) -> zipfile.ZipFile:
+    _check_directory(path)
+    return zipfile.ZipFile(path)
 
 
 def _check_directory(path: Path) -> None:

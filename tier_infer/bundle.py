@@ -172,7 +172,8 @@ def read_verified(path: Path, entry: dict[str, Any]) -> bytes:
         raise IntegrityError(f"{path.name} is missing from the bundle; export it again")
     if path.stat().st_size != entry["bytes"]:
         raise IntegrityError(
-            f"{path.name} has {path.stat().st_size} bytes, the manifest says {entry['bytes']}"
+            f"{path.name} has {path.stat().st_size} bytes, the manifest says "
+            f"{entry['bytes']}; copy the bundle again, or export it again"
         )
     data = path.read_bytes()
     if sha256(data) != entry["sha256"]:

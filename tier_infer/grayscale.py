@@ -94,7 +94,3 @@ class Grayscale:
         if self.modality_lut is not None:
             return self.modality_lut(stored)
         return stored * self.slope + self.intercept
-
-    def voi_inverts(self) -> bool:
-        """A VOI LUT may turn black into white; presets without VOI can't show such an image."""
-        return isinstance(self.voi, Lut) and bool(self.voi.table[0] > self.voi.table[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,9 @@ def guarded(name: str, ctx: click.Context, call: Callable[[], Any]) -> Any:
     except KeyboardInterrupt:
         click.echo(f"{name}: interrupted; files written before are as they were", err=True)
         ctx.exit(130)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        ctx.exit(141)
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except Exception as error:

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from tier_infer.content import check_content
 from tier_infer.dicom.read import StoredImage, is_dicom, read_dicom
 from tier_infer.errors import FailedImage, NotEvaluated, RefusedImage
-from tier_infer.intensity import Levels, count_levels, has_outliers, to_8bit
+from tier_infer.intensity import (
+    Levels,
+    contrast_flags,
+    count_levels,
+    grey_table,
+    has_outliers,
+    to_8bit,
+)
 from tier_infer.pictures import PICTURES, read_picture
 from tier_infer.radiograph import Radiograph
 
@@ -71,20 +78,27 @@ def _render(image: StoredImage, intensity: str, display: bool) -> Radiograph:
     flags = list(image.flags)
     try:
         levels = count_levels(image.stored, image.padding)
-        seen = check_content(_as_film(image), image.grayscale.inverted)
-        flags += seen if image.view not in SIDEWAYS else []  # learned from frontal films
+        seen = [] if intensity == "voi" else _content_of_film(image)
         grey = image.pose.apply(_as_preset(image, intensity, levels))
+        if intensity == "voi":  # a VOI LUT may invert, so the result is looked at
+            seen = check_content(grey)
+        flags += seen if image.view not in SIDEWAYS else []  # learned from frontal films
+        flags += _scaling_flags(image, intensity, levels)
         shown = image.pose.apply(_as_shown(image, intensity, levels)) if display else None
     except RefusedImage as refusal:
         refusal.study_key, refusal.view = image.study_key, image.view
         raise
-    if intensity == "voi":
-        flags += ["several_windows"] * image.grayscale.several_windows
-    else:
-        flags += ["window_ignored"] * (image.grayscale.voi is not None)
-        flags += ["outliers"] * has_outliers(levels)
     keys = (image.study_key, image.instance_key, image.patient_key)
     return Radiograph(grey, image.view, tuple(flags), *keys, display=shown)
+
+
+def _scaling_flags(image: StoredImage, intensity: str, levels: Levels) -> list[str]:
+    grayscale = image.grayscale
+    flags = contrast_flags(levels, grey_table(levels, intensity, grayscale), grayscale)
+    if intensity == "voi" and grayscale.voi is not None:
+        return flags + ["several_windows"] * grayscale.several_windows
+    flags += ["window_ignored"] * (grayscale.voi is not None)
+    return flags + ["outliers"] * has_outliers(levels)
 
 
 def _as_preset(image: StoredImage, intensity: str, levels: Levels) -> NDArray[np.uint8]:
@@ -99,8 +113,8 @@ def _as_shown(image: StoredImage, intensity: str, levels: Levels) -> NDArray[np.
         return _as_preset(image, intensity, levels)
 
 
-def _as_film(image: StoredImage) -> NDArray[np.integer]:
-    """Values [H, W] upright, no window, padding dark: what the content checks look at."""
+def _content_of_film(image: StoredImage) -> list[str]:
+    """The content checks on values upright, no window, padding dark."""
     values = image.stored
     if image.grayscale.modality_lut is not None:
         values = image.grayscale.modality_lut(values.astype(np.float64)).astype(np.int32)
@@ -108,4 +122,4 @@ def _as_film(image: StoredImage) -> NDArray[np.integer]:
         film = values[~image.padding]
         dark = film.max() if image.grayscale.inverted else film.min()
         values = np.where(image.padding, dark, values)
-    return image.pose.roughly(values)
+    return check_content(image.pose.roughly(values), image.grayscale.inverted)

@@ -38,10 +38,10 @@ def find_images(
             is_folder, exists = False, True
         except (OSError, ValueError):  # a name the file system can't even ask for
             is_folder = exists = False
-        if is_folder:
+        if is_folder and given:
             inside = _seen(_files_in(given), given, left_out) or [given]
             found.extend(path for file in inside for path in _opened(file, members, left_out))
-        elif exists:
+        elif exists and given:
             found.extend(_opened(given, members, left_out))
         else:
             raise UsageError(

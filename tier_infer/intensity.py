@@ -26,6 +26,8 @@ PRESETS = ("mimic-jpg", "chexpert-jpg", "minmax", "voi")
 PLAIN = Grayscale()
 MAX_LEVELS = 2**20  # different stored values; 16 bits have 65,536
 BLOCK = 256  # rows that are looked up at once, so that a large image needs little extra memory
+USED, MIN_GREYS = 0.0005, 64  # a film uses 64 of 256 greys, each for 0.05 % of its pixels
+MAX_CLIPPED = 0.5  # share of pixels that a window may turn into pure black or white
 OUTLIERS = 0.005  # share of pixels that may take more than half of the range before it is flagged
 
 
@@ -60,10 +62,7 @@ def to_8bit(
             f"intensity preset {preset!r} is unknown, allowed: {', '.join(PRESETS)}"
         )
     levels = levels or count_levels(stored, padding)
-    table = _voi(levels, grey) if preset == "voi" else _scaled(levels, grey, preset)
-    seen = table[levels.counts > 0]
-    if seen.min() == seen.max():
-        raise FailedImage("constant_image", "every pixel comes out in the same grey")
+    table = grey_table(levels, preset, grey)
     if preset.endswith("-jpg"):  # equalised as the picture would be, once per level
         counts = np.bincount(table, levels.counts, minlength=256)
         table = _equalising(counts.astype(np.int64))[table]
@@ -71,6 +70,31 @@ def to_8bit(
     if padding is not None:
         picture[padding] = 0
     return picture
+
+
+def grey_table(levels: Levels, preset: str, grey: Grayscale) -> NDArray[np.uint8]:
+    """uint8 per level of `levels`, before any equalisation."""
+    table = _voi(levels, grey) if preset == "voi" else _scaled(levels, grey, preset)
+    seen = table[levels.counts > 0]
+    if seen.min() == seen.max():
+        raise FailedImage("constant_image", "every pixel comes out in the same grey")
+    return table
+
+
+def contrast_flags(levels: Levels, table: NDArray[np.uint8], grey: Grayscale) -> list[str]:
+    """What the scaling did to the picture, asked of its 256 greys before equalisation."""
+    greys = np.bincount(table, levels.counts, minlength=256)
+    total = greys.sum()
+    ends = levels.counts[0] + levels.counts[-1]  # may be burnt out in the file itself
+    clipped = (greys[0] + greys[255] - ends) / total > MAX_CLIPPED and grey.voi is not None
+    flags = ["low_contrast"] * (used_greys(greys) < MIN_GREYS)
+    return flags + ["clipped"] * bool(clipped)
+
+
+def used_greys(greys: NDArray[np.floating] | NDArray[np.integer]) -> int:
+    """How many greys hold a share of the pixels worth the name; `greys` counts them, [256]. A white
+    marker that squeezes the rest into a few does not hide here, however large it is."""
+    return int(np.count_nonzero(greys / greys.sum() >= USED))
 
 
 def minmax(stored: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -108,7 +132,7 @@ def _look_up(
 
 def _scaled(levels: Levels, grey: Grayscale, preset: str) -> NDArray[np.uint8]:
     """uint8 per level, by min-max or by the maximum, inverted after rounding as both recipes do."""
-    if grey.voi_inverts():
+    if _voi_inverts(levels, grey):
         raise FailedImage(
             "voi_lut",
             f"(0028,3010) VOILUTSequence turns black into white, and intensity {preset} works "
@@ -127,6 +151,17 @@ def _scaled(levels: Levels, grey: Grayscale, preset: str) -> NDArray[np.uint8]:
         scaled = (values - low) / (occurring.max() - low) * 255
         table = scaled.clip(0, 255).astype(np.uint8)  # truncated (MIT-LCP/mimic-cxr issue 16)
     return np.uint8(255) - table if grey.inverted else table
+
+
+def _voi_inverts(levels: Levels, grey: Grayscale) -> bool:
+    """A VOI LUT that falls over the values that occur turns black into white. Its ends alone do
+    not tell: the first entry may be the black of a collimator."""
+    if not isinstance(grey.voi, Lut):
+        return False
+    values = grey.modality(levels.stored)
+    share = levels.counts / levels.counts.sum()
+    shown = grey.voi(values)
+    return bool(np.sum(share * (values - share @ values) * (shown - share @ shown)) < 0)
 
 
 def _by_maximum(values: Float, occurring: Float, grey: Grayscale) -> NDArray[np.uint8]:

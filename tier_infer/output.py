@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from typing import Any
@@ -13,6 +11,7 @@ from tier_infer.engine import Engine
 from tier_infer.guard import printable
 from tier_infer.scoring import ImageResult, Selection
 from tier_infer.studies import OTHERS, StudyResult, is_counted
+from tier_infer.tables import csv_text
 from tier_infer.words import CAUTION, FLAG_WORDS
 
 SCHEMA = "tier-infer/1"
@@ -21,7 +20,9 @@ CSV_COLUMNS = ("study", "path", "view", "status", "reason", "label", "score")
 
 
 def exit_code(studies: list[StudyResult]) -> int:
-    """0 scored, nothing failed · 3 nothing scored · 8 scored and failed side by side."""
+    """0 scored, nothing failed · 1 a bug · 3 nothing scored · 8 scored and failed side by side."""
+    if any(image.reason == "bug" for study in studies for image in study.images):
+        return 1
     statuses = [image.status for study in studies for image in study.images]
     if "scored" not in statuses:
         return 3
@@ -85,18 +86,14 @@ def to_csv(studies: list[StudyResult]) -> str:
 
     `reason` says why an image has no score; where it has one, its flags, joined by spaces.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    rows: list[tuple[str, ...]] = [CSV_COLUMNS]
     for study in studies:
         for image in study.images:
             reason = image.reason or " ".join(image.flags)
             head = (study.id, image.path, image.view, image.status, reason)
-            for name, score in image.scores.items():
-                writer.writerow((*head, name, repr(score)))
-            if not image.scores:
-                writer.writerow((*head, "", ""))
-    return buffer.getvalue()
+            rows += [(*head, name, repr(score)) for name, score in image.scores.items()]
+            rows += [] if image.scores else [(*head, "", "")]
+    return csv_text(rows)
 
 
 def to_table(

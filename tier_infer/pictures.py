@@ -10,19 +10,21 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from tier_infer.content import check_content
+from tier_infer.dicom.codestream import check_filled
 from tier_infer.dicom.colour import grey_of_rgb
 from tier_infer.dicom.pixel_data import MAX_EXPANSION
 from tier_infer.dicom.pixel_module import MAX_PIXELS
 from tier_infer.errors import FailedImage, NotEvaluated, RefusedImage
+from tier_infer.intensity import MIN_GREYS, used_greys
 from tier_infer.quiet import quiet
 from tier_infer.radiograph import Radiograph
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 PICTURES = (PNG, JPEG)
+MAX_SHALLOW = 64  # a 14-bit picture in a 16-bit PNG ends there
 MAX_PARTS = 20_000  # chunks of a PNG
 MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10
 START_OF_SCAN = b"\xff\xda"
-MIN_LEVELS = 64  # of 256: a 12-bit picture in a 16-bit PNG keeps 16
 ORIENTATION, SOFTWARE = 0x0112, 0x0131  # Exif tags
 OWN_SOFTWARE = "tier-infer"  # in the PNG text chunk `Software` or the Exif tag of our own pictures
 ADAM7 = (  # left, top, step across, step down of each pass (PNG 8.2)
@@ -38,17 +40,17 @@ def read_picture(data: bytes) -> Radiograph:
     if software.strip("\0 ") == OWN_SOFTWARE:
         raise NotEvaluated("own_output", "the picture is an output of tier-infer itself")
     grey = _grey(turned)
-    if turned.mode not in ("L", "RGB") and grey.min() < grey.max() < MIN_LEVELS:
+    used = used_greys(np.bincount(grey.ravel(), minlength=256))
+    shallow = grey.min() < grey.max() <= MAX_SHALLOW
+    if shallow or (_bits_of(data) == 16 and used < MIN_GREYS):
         raise FailedImage(
             "pixel_depth",
-            f"the 16-bit picture uses only the lowest {int(grey.max()) + 1} of 256 levels; "
-            "scale it to its full range, or give the DICOM file",
+            f"the picture uses only {used} of 256 levels; scale it to its full range, or give the "
+            "DICOM file",
         )
-    if grey.min() == grey.max():
-        raise FailedImage(
-            "constant_image", "every pixel has the same value, so there is no picture"
-        )
-    flags = ["exif_rotated"] * (orientation in range(2, 9)) + check_content(grey)
+    dark = _bits_of(data) == 16 and grey.max() <= 2 * MAX_SHALLOW
+    flags = check_content(grey) + ["low_contrast"] * bool(dark or used < MIN_GREYS)
+    flags += ["exif_rotated"] * (orientation in range(2, 9))
     return Radiograph(grey, "unknown", tuple(flags), display=grey)
 
 
@@ -62,9 +64,13 @@ def _decoded(data: bytes) -> tuple[Image.Image, int, str]:
                     raise NotEvaluated("multi_frame", "the picture has several frames")
                 if data.startswith(PNG):
                     _check_rows(data)
+                    if _bits_of(data) < 8:
+                        raise _bad_format(image.mode)
                 elif data.count(START_OF_SCAN) > MAX_SCANS:
                     raise FailedImage("too_large", f"the picture has over {MAX_SCANS} scans")
                 image.load()
+                if data.startswith(JPEG):
+                    check_filled(np.asarray(image), 8)
                 exif = image.getexif()
                 software = image.info.get("Software") or exif.get(SOFTWARE) or ""
                 return ImageOps.exif_transpose(image), exif.get(ORIENTATION, 1), str(software)
@@ -75,6 +81,10 @@ def _decoded(data: bytes) -> tuple[Image.Image, int, str]:
         except Exception as error:  # Pillow raises eight kinds on damaged files
             kind = type(error).__name__
             raise FailedImage("decode", f"the picture can't be decoded ({kind})") from None
+
+
+def _bits_of(data: bytes) -> int:
+    return data[24] if data.startswith(PNG) else 8
 
 
 def _check_size(pixels: int, size: int) -> None:
@@ -128,7 +138,10 @@ def _grey(image: Image.Image) -> NDArray[np.uint8]:
         return (wide // 255).clip(0, 255).astype(np.uint8)
     if image.mode == "RGB":
         return grey_of_rgb(np.array(image))
-    raise FailedImage(
-        "pixel_format",
-        f"the picture has pixel format {image.mode}; allowed: 8- or 16-bit grey, RGB",
+    raise _bad_format(image.mode)
+
+
+def _bad_format(mode: str) -> FailedImage:
+    return FailedImage(
+        "pixel_format", f"the picture has pixel format {mode}; allowed: 8- or 16-bit grey, RGB"
     )

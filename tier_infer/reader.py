@@ -6,6 +6,7 @@ outgrows its memory costs one image and is replaced.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +22,7 @@ from tier_infer import wire
 from tier_infer.errors import FailedImage, RefusedImage, UsageError
 
 MEMORY_BYTES = 2**30
+RESTING_BYTES = 128 * 2**20  # with libraries loaded and no file at hand it has about 80 MiB
 SECONDS = 20.0
 START_SECONDS = 60.0  # for the child to import its libraries, on a loaded machine
 CHUNK = 2**20
@@ -42,7 +45,7 @@ class Reader:
     ) -> None:
         self.intensity, self._memory, self._seconds = intensity, memory_bytes, seconds
         self._child: subprocess.Popen[bytes] | None = None
-        self._started = False
+        self._ready = self._ever_ready = False
         self.deaths = 0
         self._start()
 
@@ -77,32 +80,29 @@ class Reader:
 
     def _start(self) -> None:
         self.close()
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUTF8": "1"}
         path = [entry or os.getcwd() for entry in sys.path]
+        options = ["-I", "-B", "-X", f"utf8={sys.flags.utf8_mode}"]  # paths must mean the same
         self._child = subprocess.Popen(
-            [sys.executable, "-I", "-B", "-c", CHILD.format(path=path), str(self._memory)],
+            [sys.executable, *options, "-c", CHILD.format(path=path), str(self._memory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # decoders print what they like, names among it
-            env=environment,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
-        self._started = False
+        self._ready = False
 
     def _ask(self, parse: Callable[[dict[str, Any], bytearray], T], **fields: Any) -> T:
         """`parse` turns the answer into a result or a refusal; any other exception of it means
         that the child said nonsense, and costs the child."""
-        if self._child is None or self._child.poll() is not None:
-            self._start()
-        child = self._child
-        assert child is not None
+        child = self._greeted()
         assert child.stdin is not None
-        self._greeted(child)
         try:
             message = wire.request(intensity=self.intensity, seconds=self._seconds, **fields)
             child.stdin.write(message)
             child.stdin.flush()
-            return parse(*_answer(child, time.monotonic() + self._seconds))
+            answer = _answer(child, time.monotonic() + self._seconds)
+            self._rest(child)
+            return parse(*answer)
         except RefusedImage:
             raise
         except TimeoutError:
@@ -117,22 +117,35 @@ class Reader:
             self.close()
             raise
 
-    def _greeted(self, child: subprocess.Popen[bytes]) -> None:
-        """A child that can't even start is no fault of a file."""
-        if self._started:
-            return
-        try:
-            _answer(child, time.monotonic() + START_SECONDS)
-        except (OSError, EOFError, ValueError, TimeoutError):
-            self.close()
-            raise UsageError(
-                "the process that reads files can't start; `tier-infer doctor` looks for the cause"
-            ) from None
-        self._started = True
+    def _greeted(self) -> subprocess.Popen[bytes]:
+        """A child that is ready. Starting one may fail for reasons that are no fault of a file: it
+        is tried twice; a run that has read files goes on with the next one."""
+        for _ in range(2):
+            try:
+                if self._child is None or self._child.poll() is not None:
+                    self._start()
+                child = self._child
+                assert child is not None
+                if not self._ready:
+                    _answer(child, time.monotonic() + START_SECONDS)
+                    self._ready = self._ever_ready = True
+                return child
+            except (OSError, EOFError, ValueError, TimeoutError):
+                self.close()
+        words = "the process that reads files can't start; `tier-infer doctor` looks for the cause"
+        raise FailedImage("decode", words) if self._ever_ready else UsageError(words)
+
+    def _rest(self, child: subprocess.Popen[bytes]) -> None:
+        """What a decoder keeps after failing (OpenJPEG: a quarter GiB) would be missing for the
+        next file, so its answer would depend on the files before: a new child instead."""
+        with contextlib.suppress(OSError):  # no /proc
+            pages = int(Path(f"/proc/{child.pid}/statm").read_text().split()[1])
+            if pages * os.sysconf("SC_PAGE_SIZE") > max(self._memory // 4, RESTING_BYTES):
+                self._start()
 
     def _lose(self) -> None:
         self.deaths += 1
-        self._start()
+        self.close()
 
 
 def _answer(child: subprocess.Popen[bytes], deadline: float) -> tuple[dict[str, Any], bytearray]:

@@ -48,7 +48,8 @@ def _result(asked: dict[str, Any], printed: int) -> Radiograph | RefusedImage | 
     except MemoryError:
         return FailedImage("too_large", "reading the file needs more memory than is allowed")
     except Exception as error:
-        return FailedImage("unreadable", f"the file can't be read ({type(error).__name__})")
+        words = f"a bug of ours on this file ({type(error).__name__}); please report it"
+        return FailedImage("bug", words)
     if _drain(printed):
         return FailedImage("decode", "the decoder complained about the pixels")
     return image
@@ -86,7 +87,9 @@ def _limit(memory_bytes: int) -> Callable[[float], None]:
 
 
 def _catch_stderr() -> int:
-    """fd 2 becomes a pipe that is never full: returns its reading end."""
+    """fd 2 becomes a pipe that is never full: returns its reading end, or -1 where pipes block."""
+    if not hasattr(os, "set_blocking"):  # Windows before Python 3.12
+        return -1
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     os.set_blocking(writing, False)
@@ -97,6 +100,8 @@ def _catch_stderr() -> int:
 def _drain(reading: int) -> bool:
     """True when something had been printed."""
     printed = False
+    if reading < 0:
+        return printed
     with contextlib.suppress(BlockingIOError):
         while os.read(reading, 2**16):
             printed = True

@@ -162,13 +162,17 @@ def _run(
     keep_heat: bool,
 ) -> Iterator[ImageResult]:
     crops = [crop for _, crop in waiting if crop is not None]
+    heat = None
     if crops:
         embeddings = engine.encode(np.stack(crops))
         scores = selection.scores(embeddings.image)
         heat = heatmaps(embeddings, selection) if keep_heat else None
     row = 0
     for result, crop in waiting:
-        if crop is not None and not np.isfinite(scores[row]).all():
+        finite = crop is not None and np.isfinite(scores[row]).all()
+        if finite and heat is not None:
+            finite = np.isfinite(heat[row]).all()
+        if crop is not None and not finite:
             words = "the encoder's output for this image is not finite"
             result.refuse("failed", "not_finite", words)
             row += 1

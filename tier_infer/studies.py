@@ -37,6 +37,7 @@ def group_studies(results: Iterable[ImageResult]) -> list[StudyResult]:
             groups.setdefault(image.study_key or f"file {number}", []).append(image)
     for members in groups.values():
         _check_patient(members)
+        _flag_copies(members)
     studies = [
         StudyResult(f"study-{number}", members, study_scores(members))
         for number, members in enumerate(groups.values(), start=1)
@@ -52,17 +53,29 @@ def _check_instances(images: list[ImageResult]) -> None:
         if image.instance_key and image.status == "scored":
             by_instance.setdefault(image.instance_key, []).append(image)
     for same in by_instance.values():
-        if len({(image.digest, image.study_key) for image in same}) > 1:
+        told = {(i.digest, i.study_key, i.patient_key, i.view) for i in same}
+        if len(told) > 1:
             for image in same:
                 image.refuse(
                     "failed",
                     "uid_not_unique",
                     "another file of this run has the same (0008,0018) SOPInstanceUID and another "
-                    "picture or study; which one is right can't be known",
+                    "picture, view, patient or study; which one is right can't be known",
                 )
         else:
             for image in same[1:]:
                 image.flags.append("duplicate")
+
+
+def _flag_copies(members: list[ImageResult]) -> None:
+    """One picture sent twice under different UIDs counts once, too."""
+    seen: set[tuple[str | None, str]] = set()
+    for image in members:
+        if image.status != "scored":
+            continue
+        if (image.digest, image.view) in seen and "duplicate" not in image.flags:
+            image.flags.append("duplicate")
+        seen.add((image.digest, image.view))
 
 
 def _check_patient(members: list[ImageResult]) -> None:

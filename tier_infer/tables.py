@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 from tier_infer.errors import UsageError
@@ -52,3 +53,14 @@ def read_csv(path: Path, required: tuple[str, ...]) -> tuple[bytes, list[str], L
 def _filled(cell: object) -> bool:
     """False for what a spreadsheet leaves in the rows below its table."""
     return bool(cell.strip()) if isinstance(cell, str) else cell is not None
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows ended by "\n". Quoted as if they ended by "\r\n", or a carriage return in a file's name
+    would make two rows of one."""
+    lines = []
+    for row in rows:
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\r\n").writerow(row)
+        lines.append(buffer.getvalue()[:-2] + "\n")
+    return "".join(lines)

@@ -6,6 +6,7 @@ FLAG_WORDS = {
     "aspect_resampled": "The pixels are not square in the file; the picture was made square first.",
     "body_part_unknown": "The file does not say which part of the body it shows.",
     "burned_in_annotation": "The pixels may hold text, even a patient's name.",
+    "clipped": "The display window turns most of the picture into pure black or white.",
     "duplicate": "The same image occurs twice in this run; it counts once in the study's score.",
     "enlarged": "The image has fewer pixels than the network looks at, so it was enlarged.",
     "exif_rotated": "The picture was turned upright as its Exif tag says.",
@@ -13,6 +14,7 @@ FLAG_WORDS = {
     "high_bits_masked": "Bits above the stored ones hold something else; they were left out.",
     "intensity_linear": "The pixel values are linear to the X-ray intensity, which films are not.",
     "lossy": "The image was compressed with loss at some time.",
+    "low_contrast": "Nearly all of the picture lies within a few grey levels.",
     "modality_lut": "The file's own Modality LUT was applied to its pixel values.",
     "modality_missing": "The file does not say which kind of device made it.",
     "no_meta": "The DICOM file has no file meta information; its encoding was found by reading it.",
@@ -27,13 +29,15 @@ FLAG_WORDS = {
     "secondary_capture": "The image is a secondary capture, not the detector's own file.",
     "several_windows": "The file offers several display windows; the first was used.",
     "unlike_chest": "The picture does not look like a frontal chest radiograph.",
-    "view_unknown": "The file does not say whether the view is frontal; it is taken as frontal.",
+    "view_unknown": "The file does not clearly tell the view; it is taken as frontal.",
     "window_ignored": "The file's display window was not used for the score: the training of this "
     "bundle did not use it either.",
 }
 # Any of these may make the score of an image meaningless, so it is said before all others.
 CAUTION = frozenset(
     {
+        "clipped",
+        "low_contrast",
         "outliers",
         "polarity_suspect",
         "rotation_suspect",

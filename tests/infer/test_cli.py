@@ -176,7 +176,11 @@ def test_files_that_cannot_be_scored(infer: Infer, tmp_path: Path, site: Path) -
     ct = dx(np.arange(4096, dtype=np.uint16).reshape(64, 64))
     ct.Modality = "CT"
     write(ct, tmp_path / "ct.dcm")
-    for name, words in (("cut", "bytes"), ("text", "no DICM prefix"), ("ct", "Modality is CT")):
+    for name, words in (
+        ("cut", "ends early"),
+        ("text", "no DICM prefix"),
+        ("ct", "Modality is CT"),
+    ):
         result = infer(str(tmp_path / f"{name}.dcm"))
         assert result.exit_code == 3
         assert words in result.stderr
@@ -523,10 +527,11 @@ def test_a_folder_called_score_is_a_path(infer: Infer, tmp_path: Path, site: Pat
 def test_talk_is_capped(infer: Infer, tmp_path: Path) -> None:
     for n in range(30):
         (tmp_path / f"{n}.txt").write_text("x")
-    result = infer(str(tmp_path))
+    result = infer(str(tmp_path), "--json")  # which lists them all itself
     assert result.exit_code == 3
     assert result.stderr.count("\n") == 21
     assert "and 10 more" in result.stderr
+    assert infer(str(tmp_path)).stderr.count("\n") == 30
 
 
 @pytest.mark.parametrize(

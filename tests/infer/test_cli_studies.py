@@ -234,7 +234,7 @@ def test_one_bad_file_among_good_ones(infer: Infer, tmp_path: Path) -> None:
     ]
     table = infer(tmp_path, "--labels", "edema")
     assert table.exit_code == 8
-    assert "failed: (7FE0,0010) PixelData has" in table.stdout
+    assert "failed: (7FE0,0010) PixelData ends early" in table.stdout
     assert "not evaluated: (0008,0060) Modality is CT" in table.stdout
 
 

@@ -144,9 +144,10 @@ def test_a_window_that_the_preset_leaves_out_is_said(
 
 
 def test_the_window_in_use_is_no_remark_but_a_choice_among_several_is(tmp_path: Path) -> None:
-    one = load_image(write(dx(**WINDOWS[0]), tmp_path / "a.dcm"), "voi")
+    fitting = {"WindowWidth": "4000", "WindowCenter": "2000"}
+    one = load_image(write(dx(**fitting), tmp_path / "a.dcm"), "voi")
     assert not told(one.flags)
-    two = {"WindowWidth": ["400", "9"], "WindowCenter": ["40", "9"]}
+    two = {"WindowWidth": ["4000", "9"], "WindowCenter": ["2000", "9"]}
     both = load_image(write(dx(**two), tmp_path / "a.dcm"), "voi")
     assert told(both.flags) == {"several_windows"}
     assert np.array_equal(one.grey, both.grey)
@@ -214,7 +215,7 @@ VIEWS = {"PA": "PA", "AP": "AP", "LL": "lateral", "RL": "lateral", "LATERAL": "l
     "RAO": "oblique",
     "pa ": "PA",
     "": "unknown",
-    "AXIAL": "unknown",
+    "AXIAL": "oblique",
 }
 
 
@@ -237,7 +238,12 @@ def test_view_code_sequence(meaning: str, view: str, tmp_path: Path) -> None:
     item = Dataset()
     item.CodeMeaning = meaning
     assert read(dx(ViewPosition=None, ViewCodeSequence=[item]), tmp_path).view == view
-    assert read(dx(ViewPosition="PA", ViewCodeSequence=[item]), tmp_path).view == "PA"
+    both = dx(ViewPosition="PA", ViewCodeSequence=[item])
+    if view in ("lateral", "oblique"):  # which of the two is right?
+        with pytest.raises(FailedImage, match="contradict"):
+            read(both, tmp_path)
+    else:
+        assert read(both, tmp_path).view == "PA"
 
 
 def test_keys_group_but_lie_outside_the_flags(tmp_path: Path) -> None:

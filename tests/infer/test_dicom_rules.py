@@ -308,7 +308,7 @@ VIEWS = [
     ("399356000", "R-40985", "right anterior oblique", "oblique"),
     ("399368009", "R-10226", "medio-lateral oblique", "oblique"),
     ("399033003", "R-10202", "frontal", "unknown"),
-    ("399061009", "R-10241", "axial", "unknown"),
+    ("399061009", "R-10241", "axial", "oblique"),
     ("399162004", "R-10242", "cranio-caudal", "unknown"),
 ]
 

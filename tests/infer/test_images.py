@@ -67,7 +67,7 @@ def test_16_bit_png_without_contrast_after_the_division(tmp_path: Path) -> None:
     Image.fromarray(np.arange(200, dtype=np.uint16).reshape(10, 20)).save(tmp_path / "a.png")
     with pytest.raises(FailedImage) as caught:
         load_image(tmp_path / "a.png", "minmax")
-    assert caught.value.reason == "constant_image"
+    assert caught.value.reason == "pixel_depth"
 
 
 def test_grey_stored_as_rgb_is_grey(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ FLAGS = [
     "preamble",
     "intensity_linear",
     "outliers",
+    "low_contrast",
+    "clipped",
     "modality_lut",
     "grey_from_colour",
     "exif_rotated",

@@ -71,10 +71,16 @@ def test_a_copy_is_flagged_and_counts_once(copies: int) -> None:
     assert all(i.status == "scored" and i.scores for i in more)
 
 
-def test_files_without_an_instance_are_never_copies() -> None:
-    images = [image(instance_key=None, digest="d") for _ in range(3)]
-    (study,) = group_studies(images)
-    assert [i.flags for i in study.images] == [[], [], []]
+def test_one_picture_under_several_uids_counts_once() -> None:
+    """Sent twice with new UIDs, or none; a lateral twin is no copy of a frontal one."""
+    for keys in ((None, None, None), ("a", "b", "c")):
+        images = [image(1.0, instance_key=key, digest="d") for key in keys]
+        other, side = image(0.0, digest="e"), image(0.0, digest="d")
+        side.view = "lateral"
+        (study,) = group_studies([*images, other, side])
+        assert [i.flags for i in images] == [[], ["duplicate"], ["duplicate"]]
+        assert side.flags == []
+        assert study.scores == {"edema": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import click
 
 from tier_infer.cli.doctor import doctor
 from tier_infer.cli.evaluate import evaluate
-from tier_infer.cli.options import CONTEXT, device_option, refuse_overwriting, tell_refused
+from tier_infer.cli.options import CONTEXT, TALK, device_option, refuse_overwriting, tell_refused
 from tier_infer.errors import UsageError
 from tier_infer.guard import guarded
 
@@ -139,7 +140,8 @@ def score(
     elif code != 3:
         click.echo(output.to_table(studies, bundle, engine, selection))
     if code != 0 and (as_json or as_csv or code == 3):  # the table lists them itself
-        tell_refused([image for study in studies for image in study.images])
+        images = [image for study in studies for image in study.images]
+        tell_refused(images, None if code == 3 and not (as_json or as_csv) else TALK)
     if pictures:
         _write_pictures(studies, bundle, engine, selection, heatmaps, report, smooth, with_uids)
     click.get_current_context().exit(code)
@@ -151,13 +153,23 @@ def _check_targets(heatmaps: str | None, report: str | None, inputs: set[str]) -
         raise UsageError(f"--heatmaps {heatmaps} is a file; name a folder")
     if heatmaps is not None and any(Path(heatmaps).glob("study-*_image-*.png")):
         raise UsageError(f"{heatmaps} holds overlays of another run; choose an empty folder")
+    if heatmaps is not None:
+        Path(heatmaps).mkdir(parents=True, exist_ok=True)
     if report is None:
         return
     if os.path.isdir(report) or not report.lower().endswith((".html", ".htm")):
         raise UsageError(f"--report {report} must be a file whose name ends in .html")
     refuse_overwriting("--report", report, inputs)
-    if os.path.exists(report) and b"tier-infer" not in Path(report).read_bytes()[:4096]:
+    if os.path.exists(report) and not _is_report(Path(report)):
         raise UsageError(f"--report {report} exists and is no report; choose another name")
+    Path(report).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _is_report(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b"tier-infer" in file.read(4096)
 
 
 def _write_pictures(
@@ -187,6 +199,8 @@ def _write_pictures(
             studies, geometry, folder, smooth=smooth, allow_burned_in=with_uids
         ):
             click.echo(f"wrote {path}", err=True)
+        with contextlib.suppress(OSError):  # an empty folder says nothing
+            folder.rmdir()
     if report is not None:
         used, prompts = (engine.device, engine.precision), prompts_of(selection)
         options = {"with_uids": with_uids, "smooth": smooth, "allow_burned_in": with_uids}

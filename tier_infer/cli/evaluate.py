@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
@@ -16,6 +14,7 @@ import click
 from tier_infer.cli.options import CONTEXT, device_option, refuse_overwriting, tell_refused
 from tier_infer.errors import UsageError
 from tier_infer.files import write_atomic
+from tier_infer.tables import csv_text
 
 
 @click.command(context_settings=CONTEXT)
@@ -97,7 +96,8 @@ def evaluate(
             )
     tell_refused(results)
     failed = any(r.status == "failed" for r in results)
-    click.get_current_context().exit(3 if not scored else 8 if failed else 0)
+    bug = any(r.reason == "bug" for r in results)
+    click.get_current_context().exit(1 if bug else 3 if not scored else 8 if failed else 0)
 
 
 def _finite(value: object) -> object:
@@ -106,9 +106,7 @@ def _finite(value: object) -> object:
 
 
 def _write_scores(path: Path, names: list[str], results: list[Any]) -> None:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("image_path", "label", "score"))
+    rows: list[tuple[str, ...]] = [("image_path", "label", "score")]
     for name, result in zip(names, results, strict=True):
-        writer.writerows((name, label, repr(z)) for label, z in result.scores.items())
-    write_atomic(path, buffer.getvalue().encode("utf-8", "surrogateescape"))
+        rows += [(name, label, repr(z)) for label, z in result.scores.items()]
+    write_atomic(path, csv_text(rows).encode("utf-8", "surrogateescape"))

@@ -39,13 +39,13 @@ def device_option(command: Any) -> Any:
     )(command)
 
 
-def tell_refused(images: list[Any]) -> None:
-    """On stderr, the first TALK of them; tables, --json and --csv list all."""
+def tell_refused(images: list[Any], limit: int | None = TALK) -> None:
+    """On stderr, the first `limit` of them; tables, --json and --csv list all."""
     refused = [image for image in images if image.status != "scored"]
-    for image in refused[:TALK]:
+    for image in refused[:limit]:
         click.echo(f"tier-infer: {printable(image.path)}: {image.message}", err=True)
-    if len(refused) > TALK:
-        click.echo(f"tier-infer: and {len(refused) - TALK} more", err=True)
+    if limit is not None and len(refused) > limit:
+        click.echo(f"tier-infer: and {len(refused) - limit} more", err=True)
 
 
 def refuse_overwriting(option: str, target: str, inputs: Iterable[str]) -> None:

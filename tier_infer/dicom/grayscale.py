@@ -23,6 +23,10 @@ def read_grayscale(ds: Dataset) -> Grayscale:
         raise FailedImage("photometric", f"{found}; allowed: {', '.join(PHOTOMETRIC)}")
     _check_presentation(ds, photometric)
     slope, intercept = _rescale(ds)
+    if photometric in COLOUR:  # windows and padding have no meaning there (C.11.2.1.2, C.7.5.1.1.2)
+        if (slope, intercept) != (1, 0) or values(ds, "ModalityLUTSequence"):
+            raise FailedImage("rescale", "a colour image has no modality transformation")
+        return Grayscale()
     luts = items(ds, "ModalityLUTSequence")
     if values(ds, "ModalityLUTSequence") and len(luts) != 1:
         raise FailedImage("modality_lut", f"{tag('ModalityLUTSequence')} must hold one item")
@@ -121,6 +125,9 @@ def _padding(ds: Dataset) -> tuple[int, int] | None:
     ends = numbers(ds, "PixelPaddingValue")[:1] + numbers(ds, "PixelPaddingRangeLimit")[:1]
     if not ends or not all(v.is_integer() for v in ends):
         raise FailedImage("pixel_padding", f"{tag('PixelPaddingValue')} must be a whole number")
-    if number(ds, "PixelRepresentation", 0) == 1:
+    signed = number(ds, "PixelRepresentation", 0) == 1
+    if signed:  # US or SS: writers take either VR for the same 16 bits
         ends = [v - 2**16 if v >= 2**15 else v for v in ends]
+    else:
+        ends = [v + 2**16 if v < 0 else v for v in ends]
     return int(min(ends)), int(max(ends))

@@ -6,6 +6,8 @@ decoder after a strict one has refused.
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
@@ -16,9 +18,10 @@ from tier_infer.dicom.decode import decoded
 from tier_infer.dicom.header import raw_of, tag, value_of
 from tier_infer.dicom.pixel_module import PixelModule, read_pixel_module
 from tier_infer.dicom.syntaxes import LOSSY, PLAIN, RLE, Syntax, syntax_of
-from tier_infer.errors import FailedImage
+from tier_infer.errors import FailedImage, NotEvaluated
 
 MAX_RINGING = 0.05  # share of pixels that lossy coding may push beyond BitsStored
+FURTHEST = 0.25  # of the range: no ringing reaches further
 MAX_EXPANSION = 1000  # decoded bytes per compressed byte; a radiograph's noise allows about 50
 MAX_FRAGMENTS = 20_000
 UNDEFINED = 2**32 - 1  # the length of encapsulated pixels
@@ -44,6 +47,8 @@ def stored_pixels(ds: Dataset) -> tuple[NDArray[np.integer], list[str]]:
         if syntax.decoder != RLE:
             data = _checked_codestream(data, module, syntax)
     raw = decoded(ds, data, uid, syntax, module)
+    if codestream.BASELINE in syntax.processes:
+        codestream.check_filled(raw, codestream.describe(data).bits)
     if raw.shape != (module.rows, module.cols) + (3,) * (module.samples == 3):
         raise FailedImage("decode", "decoded pixels do not have the Rows and Columns of the header")
     if module.samples == 3:
@@ -72,7 +77,8 @@ def _clipped(raw: NDArray[np.integer], module: PixelModule) -> NDArray[np.intege
     """Lossy coding rings beyond BitsStored: a white edge must not wrap round to black."""
     ends = (-(1 << module.bits_stored - 1), (1 << module.bits_stored - 1) - 1)
     low, high = ends if module.signed else (0, (1 << module.bits_stored) - 1)
-    if np.mean((raw < low) | (raw > high)) > MAX_RINGING:
+    beyond, reach = (raw < low) | (raw > high), (high - low) * FURTHEST
+    if beyond.mean() > MAX_RINGING or raw.max() > high + reach or raw.min() < low - reach:
         raise FailedImage(
             "bits_stored",
             f"{tag('BitsStored')} is too small for the pixels, which reach beyond it",
@@ -131,9 +137,12 @@ def _one_frame(data: bytes) -> bytes:
     if data.count(ITEM) > MAX_FRAGMENTS:
         raise FailedImage("too_large", f"{tag('PixelData')} has over {MAX_FRAGMENTS} fragments")
     try:
-        return next(generate_frames(data, number_of_frames=1))
+        frames = list(islice(generate_frames(data, number_of_frames=1), 2))
     except Exception as error:
         raise _undecodable(error) from None
+    if len(frames) != 1:
+        raise NotEvaluated("multi_frame", f"{tag('PixelData')} holds several compressed images")
+    return frames[0]
 
 
 def _checked_codestream(frame: bytes, module: PixelModule, syntax: Syntax) -> bytes:
@@ -145,6 +154,9 @@ def _checked_codestream(frame: bytes, module: PixelModule, syntax: Syntax) -> by
         stream = codestream.describe(frame)
     except Exception as error:
         raise _undecodable(error) from None
+    # The marker can't occur inside compressed pixels (T.81 F.1.2.3, T.800 B.10, T.87 C.2).
+    if frame.count(END, stream.body) > 1:
+        raise NotEvaluated("multi_frame", f"{tag('PixelData')} holds several compressed images")
     if stream.process not in syntax.processes:
         raise FailedImage("decode", f"the compressed image is not {syntax.name}, as the file says")
     if not frame.rstrip(b"\0").endswith(END):
@@ -156,6 +168,8 @@ def _checked_codestream(frame: bytes, module: PixelModule, syntax: Syntax) -> by
         raise FailedImage("decode", "the compressed image has another size or sign than the header")
     if stream.bits > module.bits_allocated:
         raise FailedImage("decode", f"the compressed image is deeper than {tag('BitsAllocated')}")
+    if module.signed and stream.bits < module.bits_stored and not stream.signed:
+        raise FailedImage("decode", f"the compressed image has lost its sign: {tag('BitsStored')}")
     return frame[stream.start :]
 
 

@@ -9,17 +9,19 @@ import contextlib
 import hashlib
 import io
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset, config
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag
 
 from tier_infer.dicom.colour import grey_of_colour
 from tier_infer.dicom.grayscale import read_grayscale
-from tier_infer.dicom.header import tag, text, values
+from tier_infer.dicom.header import tag, text, values, whole
 from tier_infer.dicom.pixel_data import stored_pixels
 from tier_infer.dicom.rules import check_object, header_flags, view_of
 from tier_infer.dicom.upright import Pose, read_pose
@@ -32,6 +34,7 @@ MAX_READS = 400_000  # of the parser, several per element
 MAX_META_BYTES = 2**16  # of file meta information that is looked at for the transfer syntax
 DEFLATED, EXPLICIT = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.1"
 PREFIX = b"DICM"
+PADDING_TAGS = (0, 0xFFFCFFFC)  # zeros at the end, data set trailing padding (PS3.10 7.2)
 EXECUTABLE = (b"MZ", b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"#!", b"PK\x03\x04")
 INSIDE = 0.001  # share of pixels that are padding by value and not reached from the border
 
@@ -68,7 +71,7 @@ def read_dicom(data: bytes) -> StoredImage:
             stored, more = stored_pixels(ds)
             if stored.ndim == 3 or text(ds, "PhotometricInterpretation") == "PALETTE COLOR":
                 stored, more = grey_of_colour(ds, stored), ["grey_from_colour"]
-            padding, padding_flags = _padding(stored, grayscale, more)
+            padding, padding_flags = _padding(ds, stored, grayscale, more)
         except RefusedImage as refusal:
             refusal.study_key = study_key
             with contextlib.suppress(RefusedImage):
@@ -86,7 +89,7 @@ def read_dicom(data: bytes) -> StoredImage:
 
 
 def _padding(
-    stored: NDArray[np.integer], grayscale: Grayscale, pixel_flags: list[str]
+    ds: Dataset, stored: NDArray[np.integer], grayscale: Grayscale, pixel_flags: list[str]
 ) -> tuple[NDArray[np.bool_] | None, list[str]]:
     if grayscale.padding is None:
         return None, []
@@ -95,6 +98,7 @@ def _padding(
             "pixel_padding", f"{tag('PixelPaddingValue')} may stand above {tag('BitsStored')}"
         )
     low, high = grayscale.padding
+    _check_reach(ds, stored, low, high)
     limits = np.iinfo(stored.dtype)
     if high < limits.min or low > limits.max:
         return None, []
@@ -103,6 +107,18 @@ def _padding(
         return None, []
     inside = float(np.mean(padding & ~_reached_from_border(padding)))
     return padding, ["pixel_padding"] + ["padding_inside"] * (inside > INSIDE)
+
+
+def _check_reach(ds: Dataset, stored: NDArray[np.integer], low: int, high: int) -> None:
+    """A value that BitsStored can't hold may have been written as the bits of one that it can."""
+    bits = whole(ds, "BitsStored")
+    if stored.dtype != np.int16 or -(1 << bits - 1) <= low <= high < 1 << bits - 1:
+        return
+    meant = [(v + (1 << bits - 1)) % (1 << bits) - (1 << bits - 1) for v in (low, high)]
+    if ((stored >= min(meant)) & (stored <= max(meant))).any():
+        raise FailedImage(
+            "pixel_padding", f"{tag('PixelPaddingValue')} is beyond {tag('BitsStored')}"
+        )
 
 
 def _reached_from_border(padding: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -144,7 +160,7 @@ def _parse(data: bytes) -> Dataset:
     before = config.settings.reading_validation_mode
     config.settings.reading_validation_mode = config.IGNORE
     try:
-        ds = pydicom.dcmread(_Metered(_inflated(data)), force=bare)
+        ds = read_partial(_Metered(_inflated(data)), _once(), force=bare)
     except FailedImage:
         raise
     except InvalidDicomError:
@@ -161,6 +177,22 @@ def _parse(data: bytes) -> Dataset:
             "not_dicom", "the file has no DICM prefix, and what stands there is no DICOM dataset"
         )
     return ds
+
+
+def _once() -> Callable[[BaseTag, str | None, int], bool]:
+    """Asked by the parser before each element: a tag that stands twice has no value (PS3.5 7.1)."""
+    seen: set[int] = set()
+
+    def stop(found: BaseTag, vr: str | None, length: int) -> bool:
+        if int(found) in seen and int(found) not in PADDING_TAGS:
+            raise FailedImage(
+                "unreadable",
+                "a tag stands twice in the file, or it is not in the transfer syntax it names",
+            )
+        seen.add(int(found))
+        return False
+
+    return stop
 
 
 def _inflated(data: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """Which DICOM headers are a chest radiograph that may be scored. Rules as data, in the order asked.
 
-Each rule looks at one tag and answers with a reason code and one sentence, or with nothing.
+Each rule answers with a reason code and one sentence, or with nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from pydicom import Dataset
 
 from tier_infer.dicom.header import items, named, number, numbers, tag, text, texts
-from tier_infer.dicom.syntaxes import LOSSY
+from tier_infer.dicom.syntaxes import ALWAYS_LOSSY, LOSSY
 from tier_infer.errors import FailedImage, NotEvaluated
 
 RADIOGRAPHY = ("CR", "DX", "DR")  # DR is not in the standard any more, but in old archives
@@ -52,17 +52,21 @@ VIEW_CODES = {  # PS3.16 CID 4010: SNOMED CT, and its older SRT spelling
         "399160007", "R-10204", "399312000", "R-10208", "399059000", "R-10216", "260427002",
         "R-40783", "260426006", "R-40782", "399099002", "R-10230", "399368009", "R-10226",
         "399225005", "R-10250", "399288005", "R-10248", "399132005", "R-10252", "399325008",
-        "R-10254", "399004004", "R-10246",
+        "R-10254", "399061009", "R-10241", "399004004", "R-10246",
     ),
 }  # fmt: skip
 FRONTAL = ("PA", "AP")
-LATERAL = ("LL", "RL", "LATERAL", "LAT")
+LATERAL = ("LL", "RL", "LLAT", "RLAT")
+MEANINGS = {"POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP"}
+OBLIQUE_STEMS = ("OBL", "DECUB", "LORDO", "AXIAL", "TANGENT", "SWIMMER")
 OBLIQUE = ("RLO", "LLO", "RAO", "LAO", "RPO", "LPO", "OBLIQUE", "LLD", "RLD")
 PROCESSED = (  # words in ImageType, DerivationDescription or SeriesDescription
     "SUBTRACT", "DUAL ENERGY", "DUAL_ENERGY", "DUALENERGY", "SOFT TISSUE", "SOFT_TISSUE",
     "BONE SUPP", "BONE_SUPP", "BONE IMAGE", "TEMPORAL DIFF", "HEATMAP", "SALIENCY", "CAD_", "CAD ",
-    "ANNOTATED", "TOMOSYNTHESIS", "LOCALIZER",
+    "ANNOTATED", "TOMOSYNTHESIS", "LOCALIZER", "SOFTTISSUE", "RIB SUPP", "RIB REMOVAL", "CLEARREAD",
+    "SCREEN SAVE",
 )  # fmt: skip
+PROCESSED_TYPES = {"DES", "BONE", "TISSUE", "SOFT"}  # values of ImageType, whole
 MODALITIES = frozenset(
     {
         "CR", "DX", "DR", "CT", "MR", "US", "NM", "PT", "PET", "MG", "RF", "XA", "OT", "SC",
@@ -94,6 +98,12 @@ def check_object(ds: Dataset) -> None:
         raise NotEvaluated(
             "modality", f"{named(ds, 'Modality', MODALITIES)}; only CR and DX images are scored"
         )
+    if sop and sop not in (*RADIOGRAPHY_SOP, FOR_PROCESSING_SOP) and not _captured(sop):
+        raise NotEvaluated(
+            "modality",
+            f"{tag('SOPClassUID')} is no CR, DX or Secondary Capture image, whatever "
+            f"{tag('Modality')} says",
+        )
     _check_body(ds)
     if OWN_OUTPUT in text(ds, "Manufacturer"):
         raise NotEvaluated("own_output", "the image is an output of tier-infer itself")
@@ -108,6 +118,11 @@ def check_object(ds: Dataset) -> None:
         raise FailedImage(
             "lossy_ratio", f"{tag('LossyImageCompressionRatio')} is above {MAX_LOSSY_RATIO:g}"
         )
+
+
+def _captured(sop: str) -> bool:
+    """Secondary Capture, also its multi-frame classes (…7.1 to …7.4)."""
+    return sop == SECONDARY_CAPTURE_SOP or sop.startswith(SECONDARY_CAPTURE_SOP + ".")
 
 
 def _check_body(ds: Dataset) -> None:
@@ -143,7 +158,8 @@ def _check_intent(ds: Dataset, sop: str) -> None:
         )
     where = [text(ds, "DerivationDescription") + " ", text(ds, "SeriesDescription") + " "]
     where += [value + " " for value in texts(ds, "ImageType")[2:]]
-    if any(word in line for line in where for word in PROCESSED):
+    whole = PROCESSED_TYPES & set(texts(ds, "ImageType")[2:])
+    if whole or any(word in line for line in where for word in PROCESSED):
         raise NotEvaluated(
             "derived",
             f"{tag('ImageType')}, {tag('DerivationDescription')} or {tag('SeriesDescription')} "
@@ -156,23 +172,32 @@ def view_of(ds: Dataset) -> str:
 
     An unknown view whose rows run from front to back is a lateral one (C.7.6.1.1.1).
     """
-    position = text(ds, "ViewPosition")
-    if not position:
-        for item in items(ds, "ViewCodeSequence")[:1]:
-            code = text(item, "CodeValue")
-            for view, of_view in VIEW_CODES.items():
-                if code in of_view:
-                    return view
-            position = text(item, "CodeMeaning")
-            position = {"POSTERO-ANTERIOR": "PA", "ANTERO-POSTERIOR": "AP"}.get(position, position)
-    if position in FRONTAL:
-        return position
-    if position in OBLIQUE or "OBL" in position:
-        return "oblique"
-    if position in LATERAL or "LAT" in position:
-        return "lateral"
+    position, coded = _view_in(text(ds, "ViewPosition")), "unknown"
+    for item in items(ds, "ViewCodeSequence")[:1]:
+        code = text(item, "CodeValue")
+        known = [view for view, of_view in VIEW_CODES.items() if code in of_view]
+        coded = known[0] if known else _view_in(text(item, "CodeMeaning"))
+    both = {position, coded} - {"unknown"}
+    if len(both) == 2 and not both <= set(FRONTAL):
+        raise FailedImage(
+            "orientation", f"{tag('ViewPosition')} and {tag('ViewCodeSequence')} contradict"
+        )
+    found = position if position != "unknown" else coded
+    if found != "unknown":
+        return found
     rows_run = texts(ds, "PatientOrientation")[:1]
     return "lateral" if rows_run and rows_run[0][:1] in ("A", "P") else "unknown"
+
+
+def _view_in(words: str) -> str:
+    """The view that free words name; 'AP PLATE' is no lateral, 'PA LORDOTIC' no frontal."""
+    found = re.findall("[A-Z]+", re.sub("(POSTERO|ANTERO)[ -]", r"\1", words))
+    if any(word in OBLIQUE or word.startswith(OBLIQUE_STEMS) for word in found):
+        return "oblique"
+    if any(word in LATERAL or word.startswith(("LAT", "PROFIL")) for word in found):
+        return "lateral"
+    views = {MEANINGS.get(word, word) for word in found} & set(FRONTAL)
+    return views.pop() if len(views) == 1 else "unknown"
 
 
 def header_flags(ds: Dataset) -> list[str]:
@@ -183,7 +208,7 @@ def header_flags(ds: Dataset) -> list[str]:
         ("body_part_unknown", not text(ds, "BodyPartExamined")
          and not _regions(ds)),
         ("modality_missing", not text(ds, "Modality")),
-        ("secondary_capture", text(ds, "SOPClassUID").startswith(SECONDARY_CAPTURE_SOP)),
+        ("secondary_capture", _captured(text(ds, "SOPClassUID"))),
         ("intensity_linear", text(ds, "PixelIntensityRelationship") == "LIN"),
         ("pediatric", _years(ds) < ADULT),
     )  # fmt: skip
@@ -193,7 +218,8 @@ def header_flags(ds: Dataset) -> list[str]:
 def _lossy(ds: Dataset) -> bool:
     """By the tag; a transfer syntax that may lose counts unless the tag denies it (C.7.6.1.1.5)."""
     said = text(ds, "LossyImageCompression")
-    return said == "01" or (said != "00" and str(ds.file_meta.get("TransferSyntaxUID")) in LOSSY)
+    uid = str(ds.file_meta.get("TransferSyntaxUID"))
+    return said == "01" or uid in ALWAYS_LOSSY or (said != "00" and uid in LOSSY)
 
 
 def _years(ds: Dataset) -> float:

@@ -20,6 +20,7 @@ from tier_infer.errors import FailedImage
 OPPOSITE = {"L": "R", "R": "L", "H": "F", "F": "H", "A": "P", "P": "A"}
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 MAX_STRETCH = 4.0
+AGREE = 1.02  # two statements of one ratio, rounded differently
 EQUAL = 0.005  # spacings that differ by less are one spacing, written with few digits
 
 
@@ -94,18 +95,22 @@ def _turn(orientation: list[str], view: str) -> tuple[bool, bool, bool]:
 def _stretch(ds: Dataset) -> float:
     """Distance between rows over distance between columns; PixelAspectRatio is exactly that.
 
-    Two spacings of 0 are written by devices that know none (NEMA's own CR sample does).
+    All that is said must agree. Two spacings of 0 are written by devices that know none (NEMA's own
+    CR sample does).
     """
-    spacings = (k for k in SPACINGS if any(numbers(ds, k)))
-    keyword = "PixelAspectRatio" if numbers(ds, "PixelAspectRatio") else next(spacings, None)
-    if keyword is None:
-        return 1.0
-    pair = numbers(ds, keyword)
-    if len(pair) != 2 or min(pair) <= 0 or max(pair) > MAX_STRETCH * min(pair):
-        raise FailedImage(
-            "pixel_aspect",
-            f"{tag(keyword)} must be two positive numbers, one at most {MAX_STRETCH:g} times the "
-            "other",
-        )
-    ratio = pair[0] / pair[1]
+    ratios = []
+    for keyword in ("PixelAspectRatio", *SPACINGS):
+        pair = numbers(ds, keyword)
+        if not pair or (keyword in SPACINGS and not any(pair)):
+            continue
+        if len(pair) != 2 or min(pair) <= 0 or max(pair) > MAX_STRETCH * min(pair):
+            raise FailedImage(
+                "pixel_aspect",
+                f"{tag(keyword)} must be two positive numbers, one at most {MAX_STRETCH:g} times "
+                "the other",
+            )
+        ratios.append(pair[0] / pair[1])
+    if ratios and max(ratios) > AGREE * min(ratios):
+        raise FailedImage("pixel_aspect", "pixel spacings and aspect ratio contradict each other")
+    ratio = ratios[0] if ratios else 1.0
     return 1.0 if abs(ratio - 1) <= EQUAL else ratio

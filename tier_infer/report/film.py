@@ -1,7 +1,7 @@
 """One image of a report: the film, and over it one layer of heat per label, as SVG.
 
-The drawing's own units are the pixels of the original image, so every cell stands where
-`cell_boxes` says. Which layer is seen, and how strongly, is a matter of the style sheet.
+The drawing's own units are the pixels of the picture shown (at most 1024 long), so every cell
+stands where `cell_boxes` says. Which layer is seen, and how strongly, the style sheet decides.
 """
 
 from __future__ import annotations

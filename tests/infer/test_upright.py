@@ -155,7 +155,7 @@ def test_the_shape_of_a_pixel(tags: dict[str, Any], ratio: float) -> None:
     ids=repr,
 )
 def test_an_impossible_shape_is_refused(tags: dict[str, Any]) -> None:
-    with pytest.raises(FailedImage, match="two positive numbers|contradict") as caught:
+    with pytest.raises(FailedImage, match=r"two positive numbers|contradict") as caught:
         read_pose(dx(**tags), "PA")
     assert caught.value.reason == "pixel_aspect"
 

@@ -5,8 +5,8 @@
     python benchmarks/fuzz_dicom.py --seed 1 --show 4711 -o x.dcm    one input as a file
 
 Every input must end as a picture or as a RefusedImage. `bug` is anything else: another exception in
-the parent, or one in the child that no line of ours expected (it is caught there, answered as "the
-file can't be read" and must be given a name). Inputs come from `benchmarks/fuzz`, the same for a
+the parent, or one in the child that no line of ours expected (it is caught there, answered with the
+reason `bug` and must be given a name). Inputs come from `benchmarks/fuzz`, the same for a
 seed and a number; a FOLDER adds files to mutate. They are written to a RAM disk where there is one.
 """
 
@@ -38,7 +38,7 @@ from tier_infer.reader import MEMORY_BYTES, SECONDS, Reader
 
 FIELDS = ("number", "seed", "mutation", "bytes", "outcome", "seconds", "child_kib", "parent_kib")
 FIELDS += ("death", "changed", "bug")
-UNEXPECTED = re.compile(r"the file can't be read \((\w+)\)")
+UNEXPECTED = re.compile(r"a bug of ours on this file \((\w+)\)")
 SPAWN = multiprocessing.get_context("spawn")
 BATCH = 200
 SEEDS: list[Seed] = []  # in the process that makes inputs

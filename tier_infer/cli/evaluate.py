@@ -83,6 +83,11 @@ def evaluate(
             "images": len(results),
             "scored": scored,
             "auc": rows,
+            "refused": [
+                {"image_path": r.path, "reason": r.reason, "message": r.message}
+                for r in results
+                if r.status != "scored"
+            ],
         }
         click.echo(json.dumps(report, indent=1, allow_nan=False))
     else:

@@ -144,7 +144,8 @@ def _regions(ds: Dataset) -> list[str]:
 def _check_intent(ds: Dataset, sop: str) -> None:
     """Raw exposures and processed derivatives look like radiographs and are none (C.8.11.3)."""
     intent, relation = text(ds, "PresentationIntentType"), text(ds, "PixelIntensityRelationship")
-    if intent == "FOR PROCESSING" or sop == FOR_PROCESSING_SOP:
+    stored_as = str(ds.file_meta.get("MediaStorageSOPClassUID"))  # may say what the dataset hides
+    if intent == "FOR PROCESSING" or FOR_PROCESSING_SOP in (sop, stored_as):
         raise NotEvaluated(
             "for_processing",
             f"{tag('PresentationIntentType')} is FOR PROCESSING; "

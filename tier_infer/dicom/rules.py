@@ -144,7 +144,7 @@ def _regions(ds: Dataset) -> list[str]:
 def _check_intent(ds: Dataset, sop: str) -> None:
     """Raw exposures and processed derivatives look like radiographs and are none (C.8.11.3)."""
     intent, relation = text(ds, "PresentationIntentType"), text(ds, "PixelIntensityRelationship")
-    stored_as = str(ds.file_meta.get("MediaStorageSOPClassUID"))  # may say what the dataset hides
+    stored_as = text(ds.file_meta, "MediaStorageSOPClassUID")  # may say what the dataset hides
     if intent == "FOR PROCESSING" or FOR_PROCESSING_SOP in (sop, stored_as):
         raise NotEvaluated(
             "for_processing",
@@ -219,7 +219,7 @@ def header_flags(ds: Dataset) -> list[str]:
 def _lossy(ds: Dataset) -> bool:
     """By the tag; a transfer syntax that may lose counts unless the tag denies it (C.7.6.1.1.5)."""
     said = text(ds, "LossyImageCompression")
-    uid = str(ds.file_meta.get("TransferSyntaxUID"))
+    uid = text(ds.file_meta, "TransferSyntaxUID")
     return said == "01" or uid in ALWAYS_LOSSY or (said != "00" and uid in LOSSY)
 
 

@@ -13,7 +13,7 @@ import pydicom
 from pydicom import Dataset
 
 from tier_infer.dicom import codestream
-from tier_infer.dicom.header import tag
+from tier_infer.dicom.header import tag, text
 from tier_infer.errors import FailedImage
 
 JPEG2000_LOSSLESS = "1.2.840.10008.1.2.4.90"
@@ -57,7 +57,7 @@ LOSSY = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81, 91, 203))
 
 def syntax_of(ds: Dataset) -> tuple[str, Syntax]:
     """TransferSyntaxUID; a file without meta information can only be uncompressed (PS3.10 7.1)."""
-    uid = str(getattr(ds.file_meta, "TransferSyntaxUID", ""))
+    uid = text(ds.file_meta, "TransferSyntaxUID")
     if not uid:
         implicit, little = ds.original_encoding
         uid = "1.2.840.10008.1.2" + ("" if implicit else ".1" if little else ".2")

@@ -104,8 +104,7 @@ def _check_directory(path: Path) -> None:
         raise _refused("is no readable zip (no end record)")
     count = int.from_bytes(tail[at + 10 : at + 12], "little")
     directory = int.from_bytes(tail[at + 12 : at + 16], "little")
-    zip64 = 0xFFFF if count == 0xFFFF else 0
-    if zip64 or count > MAX_MEMBERS or directory > MAX_DIRECTORY_BYTES:
+    if count > MAX_MEMBERS or directory > MAX_DIRECTORY_BYTES:  # 65,535 stands for zip64's own
         raise _refused(f"holds more than {MAX_MEMBERS} files")
 
 

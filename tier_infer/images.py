@@ -84,7 +84,7 @@ def _render(image: StoredImage, intensity: str, display: bool) -> Radiograph:
             seen = check_content(grey)
         flags += seen if image.view not in SIDEWAYS else []  # learned from frontal films
         flags += _scaling_flags(image, intensity, levels)
-        shown = image.pose.apply(_as_shown(image, intensity, levels)) if display else None
+        shown = _as_shown(image, intensity, levels, grey) if display else None
     except RefusedImage as refusal:
         refusal.study_key, refusal.view = image.study_key, image.view
         raise
@@ -105,12 +105,16 @@ def _as_preset(image: StoredImage, intensity: str, levels: Levels) -> NDArray[np
     return to_8bit(image.stored, intensity, image.grayscale, image.padding, levels)
 
 
-def _as_shown(image: StoredImage, intensity: str, levels: Levels) -> NDArray[np.uint8]:
-    """uint8 [H, W] as a monitor shows it; where the window is broken, as the preset does."""
+def _as_shown(
+    image: StoredImage, intensity: str, levels: Levels, grey: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """uint8 [H, W] as a monitor shows it; where the window is broken, `grey` as it is scored."""
+    if intensity == "voi":
+        return grey
     try:
-        return _as_preset(image, "voi", levels)
+        return image.pose.apply(_as_preset(image, "voi", levels))
     except FailedImage:
-        return _as_preset(image, intensity, levels)
+        return grey
 
 
 def _content_of_film(image: StoredImage) -> list[str]:

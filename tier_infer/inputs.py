@@ -52,9 +52,11 @@ def find_images(
 
 def _seen(paths: list[str], top: str, left_out: list[str]) -> list[str]:
     """Without hidden files and macOS's shadow folder, which go to `left_out`."""
-    hidden = [p for p in paths if os.path.basename(p).startswith(".") or SHADOW in p[len(top) :]]
-    left_out += hidden
-    return [path for path in paths if path not in set(hidden)]
+    seen: list[str] = []
+    for path in paths:
+        hidden = os.path.basename(path).startswith(".") or SHADOW in path[len(top) :]
+        (left_out if hidden else seen).append(path)
+    return seen
 
 
 def split_member(path: str) -> tuple[str, str]:

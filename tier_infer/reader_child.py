@@ -28,7 +28,7 @@ def main() -> None:
     answers = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a library that prints must not forge an answer
     printed = _catch_stderr()
-    set_cpu_limit = _limit(int(sys.argv[1]))
+    set_cpu_limit = limit_resources(int(sys.argv[1]))
     _write(answers, wire.request(ready=True))
     for line in sys.stdin.buffer:
         asked = json.loads(line)
@@ -67,7 +67,7 @@ def read_any(path: str, intensity: str, display: bool) -> Radiograph:
     return load_image(Path(path), intensity, display)
 
 
-def _limit(memory_bytes: int) -> Callable[[float], None]:
+def limit_resources(memory_bytes: int) -> Callable[[float], None]:
     """Sets what the kernel enforces; returns how to set the CPU time of the next file."""
     try:
         import resource

@@ -7,37 +7,22 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from tests.conftest import DATA
+from tests.infer.conftest import Infer
 from tests.infer.dicom_files import dx, film, write
-from tier_infer.cli import main
 from tier_infer.engine import Embeddings, Engine
 from tier_infer.output import CSV_COLUMNS, SCHEMA
 from tier_infer.reader import Reader
 from tier_infer.reader_child import read_any
 
-Infer = Callable[..., Result]
 FIVE = ["atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effusion"]
-
-
-@pytest.fixture
-def infer(site: Path, runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> Infer:
-    monkeypatch.chdir(site)
-
-    def run(*args: str) -> Result:
-        result = runner.invoke(main, list(args))
-        assert "Traceback" not in result.output
-        return result
-
-    return run
 
 
 def test_the_card_command(infer: Infer) -> None:

@@ -11,39 +11,25 @@ import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
+from tests.infer.conftest import Infer
 from tests.infer.dicom_files import dx, film, pack, write
 from tier_infer.bundle import load_bundle
-from tier_infer.cli import main
 from tier_infer.engine import Engine
 from tier_infer.scoring import score_images, select_labels
 
-Infer = Callable[..., Result]
 CANARY = "CANARY"
-
-
-@pytest.fixture
-def infer(site: Path, runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> Infer:
-    monkeypatch.chdir(site)
-
-    def run(*args: object) -> Result:
-        result = runner.invoke(main, [str(arg) for arg in args])
-        assert "Traceback" not in result.output
-        return result
-
-    return run
 
 
 def studies(result: Result) -> list[dict[str, Any]]:

@@ -11,41 +11,27 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
+from tests.infer.conftest import Infer
 from tests.infer.dicom_files import dx, film, pack, write
 from tests.trained import BIN
 from tier_infer import archive
 from tier_infer import reader as reader_module
-from tier_infer.cli import main
 from tier_infer.engine import Embeddings, Engine
 from tier_infer.errors import FailedImage, UsageError
 from tier_infer.reader import Reader
 
-Infer = Callable[..., Result]
 PIPES = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes in the file system")
 BUG = (  # in the child, on one file
     "; import tier_infer.reader_child as child; read = child.read_any; "
     "child.read_any = lambda path, *rest: 1 // 0 if 'odd' in path else read(path, *rest); main()"
 )
-
-
-@pytest.fixture
-def infer(site: Path, runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> Infer:
-    monkeypatch.chdir(site)
-
-    def run(*args: object) -> Result:
-        result = runner.invoke(main, [str(arg) for arg in args])
-        assert "Traceback" not in result.output
-        return result
-
-    return run
 
 
 def images(result: Result) -> list[dict[str, Any]]:

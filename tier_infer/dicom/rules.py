@@ -14,7 +14,7 @@ from tier_infer.dicom.syntaxes import ALWAYS_LOSSY, LOSSY
 from tier_infer.errors import FailedImage, NotEvaluated
 
 RADIOGRAPHY = ("CR", "DX", "DR")  # DR is not in the standard any more, but in old archives
-RADIOGRAPHY_SOP = (  # PS3.4 B.5; asked only when Modality is missing
+RADIOGRAPHY_SOP = (  # PS3.4 B.5; stands in for a missing Modality, and must not contradict one
     "1.2.840.10008.5.1.4.1.1.1",
     "1.2.840.10008.5.1.4.1.1.1.1",
 )

@@ -26,8 +26,8 @@ CAP = 2**28  # bytes; small, so that the attempt is harmless where the cap does 
 BEYOND_THE_CAP = """
 import sys
 sys.path[:] = {path!r}
-from tier_infer.reader_child import _limit
-_limit({bytes})
+from tier_infer.reader_child import limit_resources
+limit_resources({bytes})
 try:
     bytearray({bytes})
 except MemoryError:

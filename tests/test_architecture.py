@@ -128,7 +128,13 @@ def test_no_socket_is_opened(site: Path) -> None:
     done = subprocess.run(command, cwd=site, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     child = [sys.executable, "-c", hook + "from tier_infer.reader_child import main; main()"]
-    asked = wire.request(path="study.dcm", display=True, intensity="mimic-jpg", seconds=20.0)
+    asked = wire.request(
+        path="study.dcm",
+        display=True,
+        intensity="mimic-jpg",
+        seconds=20.0,
+        high_byte=False,
+    )
     answered = subprocess.run(
         [*child, str(2**30)], cwd=site, input=asked, capture_output=True, check=False
     )

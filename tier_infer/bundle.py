@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from tier_infer.errors import IntegrityError, UsageError
-from tier_infer.geometry import GEOMETRIES, Geometry
+from tier_infer.geometry import GEOMETRIES, Geometry, described
 from tier_infer.intensity import PRESETS
 
 SCHEMA_VERSION = 1
 NOTICE = "Research use only, not for diagnostic use."
 MAX_MANIFEST_BYTES = 2**20
 ENCODERS = {"fp32": "image_encoder.onnx", "fp16": "image_encoder.fp16.onnx"}
+MAX_CELLS = 64  # patches per side; imported encoders have 7 to 16
 LATER_KEYS = {"golden"}  # bundles of version 0.1.0 are without, and still load
 
 
@@ -34,7 +35,7 @@ class Manifest:
 
     name: str
     embed_dim: int  # D
-    grid: tuple[int, int]
+    grid: tuple[int, int]  # rows and columns of patches; equal, see `cells`
     geometry: dict[str, Any]
     intensity: str
     global_pool: str
@@ -57,6 +58,11 @@ class Manifest:
         identity = {key: getattr(self, key) for key in (*scope, "graph", "views", "files")}
         return sha256(canonical(identity).encode())
 
+    @property
+    def cells(self) -> int:
+        """Patches per side. P = cells ** 2."""
+        return self.grid[0]
+
     def to_json(self) -> str:
         table = asdict(self) | {"bundle_sha256": self.bundle_sha256}
         table["manifest_sha256"] = sha256(canonical(table).encode())
@@ -64,7 +70,7 @@ class Manifest:
 
     def resolved_geometry(self) -> Geometry:
         known = GEOMETRIES.get(str(self.geometry.get("name")))
-        if known is None or canonical(asdict(known)) != canonical(self.geometry):
+        if known is None or canonical(described(known)) != canonical(self.geometry):
             raise IntegrityError(
                 f"the bundle's geometry {self.geometry.get('name')!r} is not one of this version: "
                 f"{', '.join(GEOMETRIES)}; install the tier-cxr that wrote it"
@@ -163,7 +169,19 @@ def _checked_manifest(table: dict[str, Any], bundle_digest: object) -> Manifest:
         if not re.fullmatch(r"(?:queries/|golden/)?[A-Za-z0-9_][A-Za-z0-9_.]*", name):
             raise IntegrityError(f"manifest.json names a file outside the bundle: {name}")
     manifest.resolved_geometry()
+    _check_grid(manifest.grid)
     return manifest
+
+
+def _check_grid(grid: tuple[int, ...]) -> None:
+    if not all(type(n) is int for n in grid):
+        raise TypeError
+    rows, columns = grid
+    if rows != columns or not 1 <= rows <= MAX_CELLS:
+        raise IntegrityError(
+            f"the bundle's grid is {rows} x {columns} patches; this version takes squares of 1 to "
+            f"{MAX_CELLS}; export the bundle again"
+        )
 
 
 def read_verified(path: Path, entry: dict[str, Any]) -> bytes:

@@ -27,7 +27,7 @@ BATCH = 16  # images per run; bounds memory, not results
 @dataclass(frozen=True)
 class Embeddings:
     image: NDArray[np.float32]  # [N, D], unit norm
-    patches: NDArray[np.float32]  # [N, 7, 7, D], unit norm over D
+    patches: NDArray[np.float32]  # [N, g, g, D], unit norm over D
 
 
 class Engine:
@@ -37,6 +37,7 @@ class Engine:
         geometry = bundle.manifest.resolved_geometry()
         self._shape = (geometry.crop, geometry.crop)
         self.device, self.precision, self._session = _open_encoder(bundle, device, precision)
+        _check_shapes(self._session, bundle)
 
     def encode(self, pixels: NDArray[np.uint8]) -> Embeddings:
         """pixels: uint8 [N, H, W], N ≥ 1. Rows are independent; check them for finite values."""
@@ -122,6 +123,25 @@ def open_session(graph: bytes, device: str) -> onnxruntime.InferenceSession:
             f"device {device} was asked for, onnxruntime gave {session.get_providers()}"
         )
     return session
+
+
+def _check_shapes(session: onnxruntime.InferenceSession, bundle: Bundle) -> None:
+    """The graph must be the one that the manifest describes: heat of another grid would be drawn in
+    the wrong places."""
+    manifest = bundle.manifest
+    crop, cells = manifest.resolved_geometry().crop, manifest.cells
+    wanted = {
+        "pixels": [crop, crop],
+        "image_embedding": [manifest.embed_dim],
+        "patch_embeddings": [cells, cells, manifest.embed_dim],
+    }
+    found = {row.name: row.shape[1:] for row in (*session.get_inputs(), *session.get_outputs())}
+    for name, shape in wanted.items():
+        if found.get(name) != shape:
+            raise IntegrityError(
+                f"the encoder's {name} have shape {found.get(name)} per image, the manifest says "
+                f"{shape}; export the bundle again"
+            )
 
 
 def _onnxruntime() -> Any:

@@ -5,7 +5,7 @@ proof to the machine that scores: another processor, another onnxruntime, a GPU.
 
 golden/crops.npy               uint8   [N, H, W], the geometry's crops of drawn phantoms, no patient
 golden/image_embeddings.npy    float32 [N, D]
-golden/patch_embeddings.npy    float32 [N, 7, 7, D]
+golden/patch_embeddings.npy    float32 [N, g, g, D], g = manifest.cells
 golden/golden.json             gates, source, and per label set its SHA-256 and the scores [N, L]
 
 Scores belong to one version of a label set. Where a set was replaced since, only embeddings count.
@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from tier_infer.bundle import Bundle, canonical
 from tier_infer.engine import Engine, QueryTable
 from tier_infer.errors import IntegrityError
-from tier_infer.geometry import GRID
 
 SCHEMA = "tier-golden/1"
 CROPS, IMAGE, PATCHES = (
@@ -47,7 +46,7 @@ class SetScores:
 class Golden:
     crops: NDArray[np.uint8]  # [N, H, W]
     image: Floats  # [N, D]
-    patches: Floats  # [N, 7, 7, D]
+    patches: Floats  # [N, g, g, D]
     scores: dict[str, SetScores]
     gates: dict[str, dict[str, float]]  # precision → max_dz, max_dcell, as the export gated them
     source: str  # what was drawn, and what computed the numbers
@@ -106,10 +105,10 @@ def read_golden(bundle: Bundle) -> Golden | None:
     missing = {CROPS, IMAGE, PATCHES, TABLE} - set(manifest.golden)
     if missing:
         raise IntegrityError(f"the golden vectors are incomplete: {min(missing)} is not listed")
-    side, dim = manifest.resolved_geometry().crop, manifest.embed_dim
+    side, cells, dim = manifest.resolved_geometry().crop, manifest.cells, manifest.embed_dim
     crops = _array(bundle, CROPS, "|u1", (side, side))
     image = _array(bundle, IMAGE, "<f4", (dim,))
-    patches = _array(bundle, PATCHES, "<f4", (GRID, GRID, dim))
+    patches = _array(bundle, PATCHES, "<f4", (cells, cells, dim))
     if not 0 < len(crops) <= MAX_CROPS or len(image) != len(crops) or len(patches) != len(crops):
         raise IntegrityError(
             f"{CROPS} and its embeddings need the same number of rows, 1 to {MAX_CROPS}"

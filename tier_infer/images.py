@@ -32,10 +32,13 @@ SIDEWAYS = ("lateral", "oblique")
 IMAGE_SUFFIXES = ("", ".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg")
 
 
-def load_image(path: Path, intensity: str, display: bool = False) -> Radiograph:
+def load_image(
+    path: Path, intensity: str, display: bool = False, high_byte: bool = False
+) -> Radiograph:
     """Raises NotEvaluated or FailedImage with a reason; see `errors`.
 
     `display` asks for the picture that a monitor would show besides the one that is scored.
+    `high_byte` is the geometry's: it says how 16-bit PNG files become 8 bits.
     """
     try:
         if path.is_dir():
@@ -51,7 +54,7 @@ def load_image(path: Path, intensity: str, display: bool = False) -> Radiograph:
             data = file.read(size + 1)  # a buffer of this size is taken at once
     except OSError as error:
         raise FailedImage("unreadable", f"the file can't be opened ({error.strerror})") from None
-    return load_bytes(data, suffix_of(path.name), intensity, display)
+    return load_bytes(data, suffix_of(path.name), intensity, display, high_byte)
 
 
 def suffix_of(name: str) -> str:
@@ -59,13 +62,15 @@ def suffix_of(name: str) -> str:
     return ".hidden" if name.startswith(".") else Path(name).suffix.lower()
 
 
-def load_bytes(data: bytes, suffix: str, intensity: str, display: bool = False) -> Radiograph:
+def load_bytes(
+    data: bytes, suffix: str, intensity: str, display: bool = False, high_byte: bool = False
+) -> Radiograph:
     """The content of one file. `suffix` only tells a stray file from a broken image."""
     if len(data) > MAX_FILE_BYTES:
         limit = MAX_FILE_BYTES // 2**20
         raise FailedImage("too_large", f"the file is over {limit} MiB, the limit for one image")
     if data.startswith(PICTURES) and data[128:132] != b"DICM":
-        return read_picture(data)
+        return read_picture(data, high_byte)
     if is_dicom(data[:132]):
         return _render(read_dicom(data), intensity, display)
     # A stray README in a study folder is no failure of the study; a broken .dcm is.

@@ -8,12 +8,16 @@
     positive = ["Pneumonia is present."]
     codes = { SNOMED = "233604007" }             # optional
 
-Instead of prompts a set may give templates, `positive_template = "{} is present."`.
-A label without any negative sentence is scored against nothing (q⁻ = 0).
+Instead of prompts a set may give templates, `positive_template = "{} is present."`, and a label
+`positive_parts = [["", "mild"], ["edema"], ["left", "right"]]` for every sentence of one part each.
+A label without any negative sentence is scored against nothing (q⁻ = 0). A sentence that stands
+twice weighs twice in the mean; only a set that repeats somebody's protocol has a use for that.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -23,6 +27,7 @@ from typing import Any
 from tier_infer.errors import UsageError
 
 FOLDER = Path(__file__).with_name("label_sets")
+MAX_SENTENCES = 1000  # per label, of parts
 _ID = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
@@ -100,7 +105,7 @@ def parse_label_set(table: dict[str, Any], source: str) -> LabelSet:
 def _parse_label(row: object, table: dict[str, Any], source: str) -> Label:
     if not isinstance(row, dict):
         raise UsageError(f"label set {source}: every label is a [[label]] table")
-    _refuse_unknown(row, {"id", "name", "positive", "negative", "codes"}, source)
+    _refuse_unknown(row, {"id", "name", "positive", "positive_parts", "negative", "codes"}, source)
     label_id = normal_id(str(row.get("id", "")))
     if not _ID.fullmatch(label_id):
         raise UsageError(f"label set {source}: {row.get('id')!r} is no label id")
@@ -110,7 +115,11 @@ def _parse_label(row: object, table: dict[str, Any], source: str) -> Label:
         raise UsageError(f"label set {source}: the name of {label_id} must be text")
     if not isinstance(codes, dict) or not all(isinstance(c, str) and c for c in codes.values()):
         raise UsageError(f"label set {source}: the codes of {label_id} must be a table of text")
-    positive = _prompts(row.get("positive"), table.get("positive_template"), name)
+    if "positive" in row and "positive_parts" in row:
+        raise UsageError(f"label set {source}: {label_id} has both positive and positive_parts")
+    parts = row.get("positive_parts")
+    given = row.get("positive") if parts is None else _sentences_of(parts, name)
+    positive = _prompts(given, table.get("positive_template"), name)
     negative = _prompts(
         row.get("negative", table.get("negative")), table.get("negative_template"), name
     )
@@ -129,6 +138,19 @@ def _prompts(given: object, template: object, name: str) -> tuple[str, ...]:
         return ()
     sentence = str(template).replace("{}", name if name.isupper() else name.lower())
     return (sentence[:1].upper() + sentence[1:],)
+
+
+def _sentences_of(parts: object, name: str) -> list[str]:
+    """The cartesian product of lists of words, first part slowest; empty words are left out."""
+    groups = parts if isinstance(parts, list) else []
+    if not groups or not all(
+        isinstance(group, list) and group and all(isinstance(word, str) for word in group)
+        for group in groups
+    ):
+        raise UsageError(f"the positive_parts of {name} must be lists of words in a list")
+    if math.prod(len(group) for group in groups) > MAX_SENTENCES:
+        raise UsageError(f"the positive_parts of {name} make over {MAX_SENTENCES} sentences")
+    return [" ".join(word for word in words if word) for words in itertools.product(*groups)]
 
 
 def _refuse_unknown(table: dict[str, Any], known: set[str], source: str) -> None:

@@ -34,12 +34,12 @@ ADAM7 = (  # left, top, step across, step down of each pass (PNG 8.2)
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type (PNG, table 11.1)
 
 
-def read_picture(data: bytes) -> Radiograph:
-    """Raises NotEvaluated or FailedImage, see `errors`."""
+def read_picture(data: bytes, high_byte: bool = False) -> Radiograph:
+    """Raises NotEvaluated or FailedImage, see `errors`. `high_byte`: see `_grey`."""
     turned, orientation, software = _decoded(data)
     if software.strip("\0 ") == OWN_SOFTWARE:
         raise NotEvaluated("own_output", "the picture is an output of tier-infer itself")
-    grey = _grey(turned)
+    grey = _grey(turned, high_byte)
     used = used_greys(np.bincount(grey.ravel(), minlength=256))
     shallow = grey.min() < grey.max() <= MAX_SHALLOW
     if shallow or (_bits_of(data) == 16 and used < MIN_GREYS):
@@ -129,13 +129,14 @@ def _bytes_of_rows(header: bytes) -> int:
     return total
 
 
-def _grey(image: Image.Image) -> NDArray[np.uint8]:
-    """uint8 [H, W]. 16-bit PNG: clip(x // 255), as TIER's PadChest reader does (peers: x / 255)."""
+def _grey(image: Image.Image, high_byte: bool) -> NDArray[np.uint8]:
+    """uint8 [H, W]. 16 bits: x >> 8 as OpenCV reads them for CheXzero, else clip(x // 255) as
+    TIER's PadChest reader does. They differ by one grey in half of the values."""
     if image.mode == "L":
         return np.array(image)
     if image.mode.startswith("I;16") or image.mode == "I":
         wide = np.array(image).astype(np.int64)
-        return (wide // 255).clip(0, 255).astype(np.uint8)
+        return (wide >> 8 if high_byte else wide // 255).clip(0, 255).astype(np.uint8)
     if image.mode == "RGB":
         return grey_of_rgb(np.array(image))
     raise _bad_format(image.mode)

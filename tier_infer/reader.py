@@ -37,13 +37,15 @@ class Reader:
     """Reads files one after another in a child process. A context manager.
 
     The child is started at once and not waited for: it imports while the caller loads the model,
-    whose bundle then says which `intensity` preset files go through.
+    whose bundle then says which `intensity` preset files go through, and whether of 16-bit pictures
+    the `high_byte` counts.
     """
 
     def __init__(
         self, intensity: str = "", *, memory_bytes: int = MEMORY_BYTES, seconds: float = SECONDS
     ) -> None:
         self.intensity, self._memory, self._seconds = intensity, memory_bytes, seconds
+        self.high_byte = False
         self._child: subprocess.Popen[bytes] | None = None
         self._ready = self._ever_ready = False
         self.deaths = 0
@@ -62,7 +64,7 @@ class Reader:
 
     def read(self, path: str, display: bool = False) -> Radiograph:
         """Raises NotEvaluated or FailedImage like `images.load_image`, also for a lost child."""
-        return self._ask(wire.radiograph, path=path, display=display)
+        return self._ask(wire.radiograph, path=path, display=display, high_byte=self.high_byte)
 
     def members(self, path: str) -> list[str]:
         """The files in an archive. Raises FailedImage when it is refused."""

@@ -42,7 +42,7 @@ def _result(asked: dict[str, Any], printed: int) -> Radiograph | RefusedImage | 
     try:
         if "members_of" in asked:
             return archive.list_members(Path(asked["members_of"]))
-        image = read_any(asked["path"], asked["intensity"], asked["display"])
+        image = read_any(asked["path"], asked["intensity"], asked["display"], asked["high_byte"])
     except RefusedImage as refusal:
         return refusal
     except MemoryError:
@@ -55,16 +55,16 @@ def _result(asked: dict[str, Any], printed: int) -> Radiograph | RefusedImage | 
     return image
 
 
-def read_any(path: str, intensity: str, display: bool) -> Radiograph:
+def read_any(path: str, intensity: str, display: bool, high_byte: bool) -> Radiograph:
     """A file, or a member of an archive written study.zip/inner/a.dcm."""
     outer, member = split_member(path)
     if member:
         data = archive.read_member(Path(outer), member, MAX_FILE_BYTES)
-        return load_bytes(data, suffix_of(Path(member).name), intensity, display)
+        return load_bytes(data, suffix_of(Path(member).name), intensity, display, high_byte)
     if path.lower().endswith(".zip") and os.path.isfile(path):
         archive.list_members(Path(path))
         raise FailedImage("archive", "the archive holds no files, or hidden ones only")
-    return load_image(Path(path), intensity, display)
+    return load_image(Path(path), intensity, display, high_byte)
 
 
 def limit_resources(memory_bytes: int) -> Callable[[float], None]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tier_infer.bundle import Bundle
 from tier_infer.engine import BATCH, Embeddings, Engine, QueryTable
 from tier_infer.errors import NotEvaluated, RefusedImage, UsageError
-from tier_infer.geometry import GRID, Geometry, crop_box, reduced, to_crop
+from tier_infer.geometry import Geometry, crop_box, has_few_pixels, reduced, to_crop
 from tier_infer.label_sets import normal_id
 from tier_infer.radiograph import Radiograph
 from tier_infer.reader import Reader
@@ -33,7 +33,7 @@ class ImageResult:
     flags: list[str] = field(default_factory=list)
     view: str = "unknown"
     scores: dict[str, float] = field(default_factory=dict)
-    heat: NDArray[np.float32] | None = None  # [L, 7, 7], only when asked
+    heat: NDArray[np.float32] | None = None  # [L, g, g], only when asked
     display: NDArray[np.uint8] | None = None  # [H, W] as a monitor shows it, reduced, likewise
     digest: str | None = None  # of what the network saw
     study_key: str | None = None  # identifiers: they group, and are shown only when asked
@@ -106,6 +106,7 @@ def score_images(
             yield from score_images(paths, bundle, engine, selection, own, keep_heat)
         return
     reader.intensity = bundle.manifest.intensity
+    reader.high_byte = bundle.manifest.resolved_geometry().high_byte
     waiting: list[tuple[ImageResult, Crop | None]] = []
     for path in paths:
         waiting.append(_prepare(path, bundle, reader, keep_heat))
@@ -123,7 +124,7 @@ def _prepare(
         image = reader.read(path, display=keep_picture)
         result.study_key, result.instance_key = image.study_key, image.instance_key
         result.patient_key, result.view = image.patient_key, image.view
-        result.flags = _flags(image, bundle)
+        result.flags = _flags(image, bundle, keep_picture)
         crop = to_crop(image.grey, bundle.manifest.resolved_geometry())
     except RefusedImage as refusal:
         result.refuse(refusal.status, refusal.reason, str(refusal))
@@ -136,7 +137,7 @@ def _prepare(
     return result, crop
 
 
-def _flags(image: Radiograph, bundle: Bundle) -> list[str]:
+def _flags(image: Radiograph, bundle: Bundle, heat: bool) -> list[str]:
     """Flags for the reader; NotEvaluated for a view that the bundle's training did not have."""
     flags = list(image.flags)
     if image.view == "unknown":
@@ -150,8 +151,11 @@ def _flags(image: Radiograph, bundle: Bundle) -> list[str]:
         )
         refusal.study_key, refusal.view = image.study_key, image.view
         raise refusal
-    if min(image.grey.shape) < bundle.manifest.resolved_geometry().crop:
-        flags.append("enlarged")  # fewer pixels than the network looks at
+    height, width = image.grey.shape
+    if has_few_pixels(height, width, bundle.manifest.resolved_geometry()):
+        flags.append("enlarged")
+    if heat and any(c.get("patches") == "not trained" for c in bundle.manifest.checkpoint):
+        flags.append("patches_untrained")
     return flags
 
 
@@ -184,17 +188,33 @@ def _run(
 
 
 def heatmaps(embeddings: Embeddings, selection: Selection) -> NDArray[np.float32]:
-    """float32 [N, L, 7, 7]: Z of every patch, the same query graph fed 49 N rows."""
-    n = len(embeddings.patches)
-    cells = selection.scores(embeddings.patches.reshape(n * GRID * GRID, -1))
-    return np.ascontiguousarray(cells.reshape(n, GRID, GRID, -1).transpose(0, 3, 1, 2))
+    """float32 [N, L, g, g]: Z of every patch, the same query graph fed N g² rows."""
+    n, side, _, dim = embeddings.patches.shape
+    cells = selection.scores(embeddings.patches.reshape(-1, dim))
+    return np.ascontiguousarray(cells.reshape(n, side, side, -1).transpose(0, 3, 1, 2))
 
 
-def cell_boxes(height: int, width: int, geometry: Geometry) -> NDArray[np.float64]:
-    """float64 [7, 7, 4]: (left, top, right, bottom) of each cell, in original pixels."""
+def cell_boxes(height: int, width: int, geometry: Geometry, side: int) -> NDArray[np.float64]:
+    """float64 [side, side, 4]: (left, top, right, bottom) of each cell, in original pixels; beyond
+    the image where the geometry frames it in black."""
     left, top, right, bottom = crop_box(height, width, geometry)
-    xs, ys = np.linspace(left, right, GRID + 1), np.linspace(top, bottom, GRID + 1)
-    boxes = np.empty((GRID, GRID, 4))
+    xs, ys = np.linspace(left, right, side + 1), np.linspace(top, bottom, side + 1)
+    boxes = np.empty((side, side, 4))
     boxes[..., 0], boxes[..., 2] = xs[:-1], xs[1:]
     boxes[..., 1], boxes[..., 3] = ys[:-1, None], ys[1:, None]
     return boxes
+
+
+def clipped(boxes: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
+    """float64 [..., 4]: the part of each box that lies in the image; where none does, no area."""
+    return np.clip(boxes, 0, [width, height, width, height])
+
+
+def cells_in_image(
+    cells: NDArray[np.float32], shape: tuple[int, ...], geometry: Geometry
+) -> NDArray[np.float32]:
+    """float32 [g, g], NaN for cells of nothing but the black frame: no picture shows them."""
+    height, width = shape
+    boxes = clipped(cell_boxes(height, width, geometry, len(cells)), height, width)
+    inside = ((boxes[..., 2:] - boxes[..., :2]) > 1e-6).all(axis=-1)  # pixels; edges are rounded
+    return np.where(inside, cells, np.float32(np.nan))

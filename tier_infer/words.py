@@ -8,7 +8,7 @@ FLAG_WORDS = {
     "burned_in_annotation": "The pixels may hold text, even a patient's name.",
     "clipped": "The display window turns most of the picture into pure black or white.",
     "duplicate": "The same image occurs twice in this run; it counts once in the study's score.",
-    "enlarged": "The image has fewer pixels than the network looks at, so it was enlarged.",
+    "enlarged": "The image has fewer pixels than the network looks at: it was enlarged, or framed.",
     "exif_rotated": "The picture was turned upright as its Exif tag says.",
     "grey_from_colour": "The file stores grey as colour; the channels agree and were made one.",
     "high_bits_masked": "Bits above the stored ones hold something else; they were left out.",
@@ -21,6 +21,8 @@ FLAG_WORDS = {
     "oriented": "The picture was flipped or turned upright as the file's orientation says.",
     "outliers": "A few extreme pixel values squeeze the picture into less than half of the range.",
     "padding_inside": "The value for padding also occurs inside the picture.",
+    "patches_untrained": "This network learnt from whole pictures only; its cells are no evidence "
+    "of where a finding is.",
     "pediatric": "The patient is a child; most training data are of adults.",
     "pixel_padding": "Padding around the picture was left out of its range and made background.",
     "polarity_suspect": "Black and white look exchanged.",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tier_infer.bundle import Bundle, Manifest
-from tier_infer.geometry import GEOMETRIES, GRID
+from tier_infer.geometry import GEOMETRIES, Geometry, described
 from tier_infer.report.page import Prompts, write_report
 from tier_infer.scoring import ImageResult
 from tier_infer.studies import StudyResult, study_scores
@@ -30,15 +30,17 @@ def film(height: int = 700, width: int = 600, seed: int = 0) -> NDArray[np.uint8
     return (soft + grain).clip(0, 255).astype(np.uint8)
 
 
-def one_hot(row: int, column: int, z: float = 1.0) -> NDArray[np.float32]:
-    cells = np.zeros((GRID, GRID), np.float32)
+def one_hot(row: int, column: int, z: float = 1.0, side: int = 7) -> NDArray[np.float32]:
+    cells = np.zeros((side, side), np.float32)
     cells[row, column] = z
     return cells
 
 
-def scored(path: str = "a.dcm", *flags: str, seed: int = 0, height: int = 700) -> ImageResult:
+def scored(
+    path: str = "a.dcm", *flags: str, seed: int = 0, height: int = 700, side: int = 7
+) -> ImageResult:
     rng = np.random.default_rng(seed)
-    heat = rng.uniform(-1.2, 1.2, (len(LABELS), GRID, GRID)).astype(np.float32)
+    heat = rng.uniform(-1.2, 1.2, (len(LABELS), side, side)).astype(np.float32)
     image = ImageResult(path, flags=list(flags), view="PA", heat=heat)
     image.display = film(height, seed=seed)
     image.scores = {name: float(cells.mean()) for name, cells in zip(LABELS, heat, strict=True)}
@@ -62,12 +64,14 @@ def two_studies() -> list[StudyResult]:
     ]
 
 
-def fake_bundle(name: str = "test <bundle>") -> Bundle:
+def fake_bundle(
+    name: str = "test <bundle>", geometry: Geometry = GEOMETRY, side: int = 7
+) -> Bundle:
     manifest = Manifest(
         name=name,
         embed_dim=128,
-        grid=(GRID, GRID),
-        geometry={"name": GEOMETRY.name},
+        grid=(side, side),
+        geometry=described(geometry),
         intensity="mimic-jpg",
         global_pool="norm_then_mean",
         graph={},
@@ -82,7 +86,14 @@ def fake_bundle(name: str = "test <bundle>") -> Bundle:
     return Bundle(Path("bundle"), manifest)
 
 
-def report(path: Path, studies: list[StudyResult] | None = None, **options: bool) -> str:
+def report(
+    path: Path,
+    studies: list[StudyResult] | None = None,
+    geometry: Geometry = GEOMETRY,
+    side: int = 7,
+    **options: bool,
+) -> str:
     given = two_studies() if studies is None else studies
-    write_report(path, given, fake_bundle(), ("cpu", "fp32"), PROMPTS, GEOMETRY, **options)
+    bundle = fake_bundle(geometry=geometry, side=side)
+    write_report(path, given, bundle, ("cpu", "fp32"), PROMPTS, geometry, **options)
     return path.read_text(encoding="utf-8")

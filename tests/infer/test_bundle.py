@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tier_infer.bundle import canonical, load_bundle, sha256
+from tier_infer.engine import Engine
 from tier_infer.errors import IntegrityError, UsageError
 
 
@@ -91,6 +92,9 @@ def rewritten(copy: Path, **changes: object) -> None:
         ({"intensity": "automatic"}, "'automatic' is unknown"),
         ({"default_set": "padchest"}, "'padchest' is not in it"),
         ({"geometry": {"name": "tier-999"}}, "geometry"),
+        ({"grid": [7, 8]}, "grid is 7 x 8"),
+        ({"grid": [0, 0]}, "squares of 1 to 64"),
+        ({"grid": [65, 65]}, "squares of 1 to 64"),
         ({"surprise": 1}, "wrong keys: surprise"),
     ],
 )
@@ -122,6 +126,23 @@ def test_the_identity_is_that_of_the_numbers(copy: Path) -> None:
     assert load_bundle(copy).manifest.bundle_sha256 != before
 
 
+@pytest.mark.parametrize("changes", [{"grid": [14, 14]}, {"embed_dim": 64}])
+def test_a_manifest_of_another_network_is_refused(copy: Path, changes: dict[str, object]) -> None:
+    """Sealed, but heat would be drawn in the wrong places."""
+    Engine(load_bundle(copy), "cpu")
+    rewritten(copy, **changes)
+    with pytest.raises(IntegrityError, match="the manifest says"):
+        Engine(load_bundle(copy), "cpu")
+
+
+def test_a_preset_with_one_number_changed_is_another(copy: Path) -> None:
+    geometry = json.loads((copy / "manifest.json").read_text())["geometry"]
+    for change in ({"rule": "short-side"}, {"resize": 129}, {"high_byte": True}):
+        rewritten(copy, geometry=geometry | change)
+        with pytest.raises(IntegrityError, match="is not one of this version"):
+            load_bundle(copy)
+
+
 def test_no_bundle_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="tier-export"):
         load_bundle(tmp_path / "nothing")
@@ -129,7 +150,15 @@ def test_no_bundle_is_a_usage_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"grid": 7}, {"label_sets": {"chexpert": {}}}, {"files": {"image_encoder.onnx": 1}}],
+    [
+        {"grid": 7},
+        {"grid": [7]},
+        {"grid": [7, 7, 7]},
+        {"grid": [7.0, 7.0]},
+        {"grid": [True, True]},
+        {"label_sets": {"chexpert": {}}},
+        {"files": {"image_encoder.onnx": 1}},
+    ],
 )
 def test_sealed_nonsense_is_refused(copy: Path, changes: dict[str, object]) -> None:
     """Found in review: consistent digests over fields of another type ended in a traceback."""

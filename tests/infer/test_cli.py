@@ -463,7 +463,7 @@ def test_a_folder_that_cannot_be_opened_is_listed(
     """Found in review: part of a study was left out without a word. (Root may open anything, so
     the folder is closed by hand, and the child's part runs here.)"""
     monkeypatch.setattr(Reader, "read", lambda self, path, display=False: read_any(
-        path, self.intensity, display))  # fmt: skip
+        path, self.intensity, display, self.high_byte))  # fmt: skip
     shutil.copy(site / "study.dcm", tmp_path)
     closed = tmp_path / "sub"
     closed.mkdir()

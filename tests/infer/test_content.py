@@ -13,7 +13,7 @@ from tests.infer.dicom_files import picture
 from tier_infer.content import check_content, fit_pose, load_template, samples, thumbnail
 from tier_infer.errors import FailedImage
 from tier_infer.intensity import equalize_hist
-from tier_train.phantom import draw_phantom
+from tier_train.phantoms.phantom import draw_phantom
 
 FILMS = sorted((Path(__file__).parents[1] / "data" / "nih").glob("*.jpg"))
 ALL_FILMS = pytest.mark.parametrize("path", FILMS, ids=lambda path: path.stem)

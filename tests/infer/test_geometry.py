@@ -6,21 +6,24 @@ import hashlib
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from tests.data.make_medclip_crops import waves
+from tests.infer.tiny_bundle import parts
 from tier_infer.errors import NotEvaluated
 from tier_infer.geometry import (
     GEOMETRIES,
-    GRID,
     Geometry,
     center_crop,
     crop_box,
     resize_short_side,
+    resized,
     to_crop,
 )
-from tier_infer.scoring import cell_boxes
+from tier_infer.scoring import cell_boxes, cells_in_image, clipped
 
 PRESETS = sorted(GEOMETRIES.values(), key=lambda g: g.name)
+SHORT = [g for g in PRESETS if g.rule == "short-side"]
+FRAMED = [g for g in PRESETS if g not in SHORT]
 SHAPES = [
     (1024, 1024),  # square
     (1187, 931),  # portrait
@@ -34,27 +37,25 @@ SHAPES = [
     (2, 3),
 ]
 GOLDEN = {  # a Pillow that resizes otherwise breaks parity with every trained checkpoint
+    "biovil-480-raw": "b37f967579cb5dd49d0299701b671c29b6a6285e53476e0f539598ac4e6782ca",
+    "biovil-t-448-raw": "64928854e8fdc7cc1b2b32f40b56546b467c86cdf5561fe3ed21fbb2e4941a8b",
+    "chexzero-320pad-224": "4c321207705f18d578de136b46b568c644ec41a7abf56f12b7fc2cb1ae6e3a10",
+    "medclip-224": "1ca9af820fb6c040d90db0400b151afbe8a33ec3bf46bd275ea60219afd619ee",
     "small-112": "0aa1f6859a85001d49be207581e3a73c6fd16aa27ed6b9fcf75c72fea923abd5",
     "tier-224-imagenet": "d4baa0aa033301462581ad1816884f154f10e3316f88e8b3c3482e4ed76bc428",
 }
 
 
-def waves(height: int, width: int) -> NDArray[np.uint8]:
-    """uint8 [height, width] from integer arithmetic alone: equal on every machine."""
-    y, x = np.mgrid[:height, :width]
-    return ((x * x // 97 + y * 3 + x * y // 41) % 256).astype(np.uint8)
-
-
-@pytest.mark.parametrize("geometry", PRESETS, ids=lambda g: g.name)
+@pytest.mark.parametrize("geometry", SHORT, ids=lambda g: g.name)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_shapes_follow_torchvision(shape: tuple[int, int], geometry: Geometry) -> None:
     """torchvision Resize(int): short side exact, long side int(size * long / short)."""
     size, short, long = geometry.resize, min(shape), max(shape)
     other = int(size * long / short)
     want = (other, size) if shape[0] > shape[1] else (size, other)
-    resized = resize_short_side(waves(*shape), size)
-    assert resized.dtype == np.uint8
-    assert resized.shape == want
+    for found in (resize_short_side(waves(*shape), size), resized(waves(*shape), geometry)):
+        assert found.dtype == np.uint8
+        assert found.shape == want
     crop = to_crop(waves(*shape), geometry)
     assert crop.dtype == np.uint8
     assert crop.shape == (geometry.crop, geometry.crop)
@@ -98,9 +99,10 @@ def test_a_crop_has_the_pixels_it_always_had(geometry: Geometry) -> None:
 
 @pytest.mark.parametrize("shape", [(401, 100), (100, 401), (1, 5), (5, 1), (1, 60000)])
 def test_a_strip_is_refused(shape: tuple[int, int]) -> None:
-    with pytest.raises(NotEvaluated, match=f"{shape[1]} x {shape[0]} pixels") as caught:
-        to_crop(np.zeros(shape, np.uint8), PRESETS[0])
-    assert caught.value.reason == "aspect_ratio"
+    for geometry in PRESETS:
+        with pytest.raises(NotEvaluated, match=f"{shape[1]} x {shape[0]} pixels") as caught:
+            to_crop(np.zeros(shape, np.uint8), geometry)
+        assert caught.value.reason == "aspect_ratio"
 
 
 @pytest.mark.parametrize("geometry", PRESETS, ids=lambda g: g.name)
@@ -110,7 +112,7 @@ def test_crop_box_of_a_square_is_its_middle(geometry: Geometry) -> None:
     assert box == pytest.approx((margin, margin, 1000 - margin, 1000 - margin))
 
 
-@pytest.mark.parametrize("geometry", PRESETS, ids=lambda g: g.name)
+@pytest.mark.parametrize("geometry", SHORT, ids=lambda g: g.name)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_crop_box_lies_inside_the_picture(shape: tuple[int, int], geometry: Geometry) -> None:
     height, width = shape
@@ -120,33 +122,75 @@ def test_crop_box_lies_inside_the_picture(shape: tuple[int, int], geometry: Geom
     assert crop_box(width, height, geometry) == pytest.approx((top, left, bottom, right))
 
 
+@pytest.mark.parametrize("geometry", FRAMED, ids=lambda g: g.name)
+@pytest.mark.parametrize("shape", [*SHAPES[:3], (2139, 1700), (100, 61), (400, 100)], ids=str)
+def test_crop_box_of_a_framed_picture_holds_all_of_it(
+    shape: tuple[int, int], geometry: Geometry
+) -> None:
+    height, width = shape
+    box = crop_box(height, width, geometry)
+    left, top, right, bottom = box
+    assert left <= 0
+    assert top <= 0
+    assert right >= width
+    assert bottom >= height
+    across, down = right - left, bottom - top
+    assert across == pytest.approx(down, rel=0.01)  # sides were truncated to whole pixels
+    assert clipped(np.array([box]), height, width).tolist() == [[0, 0, width, height]]
+
+
 @pytest.mark.parametrize("geometry", PRESETS, ids=lambda g: g.name)
 @pytest.mark.parametrize("shape", SHAPES[:4], ids=str)
-def test_cell_boxes_tile_the_crop(shape: tuple[int, int], geometry: Geometry) -> None:
-    boxes = cell_boxes(*shape, geometry)
+@pytest.mark.parametrize("cells", [1, 7, 15])
+def test_cell_boxes_tile_the_crop(cells: int, shape: tuple[int, int], geometry: Geometry) -> None:
+    boxes = cell_boxes(*shape, geometry, cells)
     left, top, right, bottom = crop_box(*shape, geometry)
-    assert boxes.shape == (GRID, GRID, 4)
+    assert boxes.shape == (cells, cells, 4)
     assert boxes[0, 0, :2] == pytest.approx((left, top))
     assert boxes[-1, -1, 2:] == pytest.approx((right, bottom))
     assert np.allclose(boxes[:, :-1, 2], boxes[:, 1:, 0])  # right edge meets the next left edge
     assert np.allclose(boxes[:-1, :, 3], boxes[1:, :, 1])
 
 
+LARGE = [(1700, 1300), (1300, 1700), (1500, 1500), (2139, 900)]
+
+
+@pytest.mark.parametrize("cells", [7, 14, 15])
 @pytest.mark.parametrize("geometry", PRESETS, ids=lambda g: g.name)
-@pytest.mark.parametrize("shape", [(1700, 1300), (1300, 1700), (1500, 1500), (2000, 900)], ids=str)
-@pytest.mark.parametrize("cell", [(0, 0), (0, 6), (6, 0), (6, 6), (3, 3), (2, 5)], ids=str)
+@pytest.mark.parametrize("shape", LARGE, ids=str)
 def test_a_square_painted_at_a_cell_lights_up_that_cell_alone(
-    cell: tuple[int, int], shape: tuple[int, int], geometry: Geometry
+    shape: tuple[int, int], geometry: Geometry, cells: int
 ) -> None:
-    left, top, right, bottom = cell_boxes(*shape, geometry)[cell]
-    picture = np.zeros(shape, np.uint8)
-    picture[round(top) : round(bottom), round(left) : round(right)] = 255
-    side = geometry.crop // GRID
-    crop = to_crop(picture, geometry).reshape(GRID, side, GRID, side)
-    light = crop.mean(axis=(1, 3)) / 255  # [7, 7]
-    lit = np.zeros((GRID, GRID), bool)
-    lit[cell] = True
-    assert light[lit] > 0.93
-    assert light[~lit].max() < 0.05  # the resize filter spills less than a pixel over the edge
-    inside = crop.transpose(0, 2, 1, 3)[cell]
-    assert inside[1:-1, 1:-1].min() > 230  # off by one pixel would leave a dark row here
+    """Corners, an edge, the middle: what the network averages there is bright, and nothing else.
+
+    Where a black frame takes part of a cell, it is as bright as its share of film.
+    """
+    last, middle = cells - 1, cells // 2
+    a = parts(cells, geometry.crop)
+    for cell in ((0, 0), (0, last), (last, 0), (last, last), (middle, middle), (middle - 1, 1)):
+        box = cell_boxes(*shape, geometry, cells)[cell]
+        left, top, right, bottom = clipped(box, *shape)
+        share = (right - left) * (bottom - top) / ((box[2] - box[0]) * (box[3] - box[1]))
+        picture = np.zeros(shape, np.uint8)
+        picture[round(top) : round(bottom), round(left) : round(right)] = 255
+        crop = to_crop(picture, geometry).astype(np.float32) / 255
+        light = a @ crop @ a.T  # [cells, cells]
+        pixels = geometry.crop / cells  # side of a cell; a filter blurs about one of them
+        assert light[cell] == pytest.approx(share, abs=1.2 / pixels)
+        assert light.sum() == pytest.approx(share, abs=1.5 / pixels)  # and the rest is dark
+        if share == 1:
+            rows, columns = (
+                slice(round(i * pixels) + 2, round((i + 1) * pixels) - 2) for i in cell
+            )
+            assert crop[rows, columns].min() > 0.9  # off by a pixel, and a row here is dark
+        assert np.isfinite(cells_in_image(light, shape, geometry)[cell]) == (share > 0)
+
+
+@pytest.mark.parametrize("geometry", FRAMED, ids=lambda g: g.name)
+def test_cells_of_the_frame_are_known(geometry: Geometry) -> None:
+    """A film twice as high as wide: three and a half of seven columns show it."""
+    shown = cells_in_image(np.ones((7, 7), np.float32), (1600, 800), geometry)
+    assert np.isfinite(shown).all(axis=0).tolist() == [False, *[True] * 5, False]
+    assert np.isnan(shown[:, [0, 6]]).all()
+    whole = cells_in_image(np.ones((7, 7), np.float32), (900, 900), geometry)
+    assert np.isfinite(whole).all()

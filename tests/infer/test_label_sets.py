@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,11 @@ from tier_infer.label_sets import (
     set_from_names,
 )
 
+# SHA-256 of its 489 sentences in order, printed by medclip 0.0.3 itself
+MEDCLIP_PROMPTS = "45a1c2a08cc290ec7d4510f75c82e19853602559ef06bf45c9c7cbd535c5a1f1"
 FIVE = ["atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effusion"]
 ROW = '[[label]]\nid = "a"\npositive = ["A."]\n'
+HUNDRED = '["a"' + ', "a"' * 99 + "]"
 BARE = '[[label]]\nid = "a"\n'
 
 
@@ -39,7 +43,79 @@ def test_every_packaged_set_loads_and_is_named_like_its_file(path: Path) -> None
     assert loaded.id == path.stem
     assert load_label_set(str(path)) == loaded
     for label in loaded.labels:
-        assert all(s == s.strip() and s.endswith(".") for s in label.positive + label.negative)
+        sentences = label.positive + label.negative
+        assert all(s == " ".join(s.split()) for s in sentences)
+        ends = {s[-1] == "." for s in sentences}
+        assert ends == {path.stem not in ("chexzero", "medclip")}  # these write words, no sentences
+
+
+def test_released_code_differs_from_the_paper_in_two_things() -> None:
+    """query_custom_anil.csv has one row twice, and getLabelEmbeddings adds 'No <label>.'"""
+    paper, code = (load_label_set(name).labels for name in ("chexpert", "released_code"))
+    assert [label.id for label in code] == FIVE
+    for ours, theirs in zip(paper, code, strict=True):
+        assert set(theirs.positive) == set(ours.positive)
+        assert theirs.negative == (*ours.negative, f"No {ours.name}.")
+        assert theirs.name == ours.name
+    doubled = {label.id: len(label.positive) - len(set(label.positive)) for label in code}
+    assert doubled == dict.fromkeys(FIVE, 0) | {"atelectasis": 1}
+    assert code[0].positive.count("Atelectasis is present.") == 2
+    assert code[4].negative[-1] == "No Pleural Effusion."
+
+
+def test_chexzero_asks_with_the_label_and_no_before_it() -> None:
+    """cxr_pair_template ("{}", "no {}") over the columns of CheXpert's CSV, case kept."""
+    columns = (
+        "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema",
+        "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion",
+        "Pleural Other", "Fracture", "Support Devices",
+    )  # fmt: skip
+    labels = load_label_set("chexzero").labels
+    asked = {label.name: (label.positive, label.negative) for label in labels}
+    assert asked == {name: ((name,), (f"no {name}",)) for name in columns}
+    assert [label.id for label in labels] == sorted(normal_id(name) for name in columns)
+
+
+def test_medclip_asks_every_sentence_of_its_parts() -> None:
+    """Sizes and ends of the lists that generate_chexpert_class_prompts(n=None) of medclip 0.0.3
+    gives; runs of spaces, which its tokenizer does not see, made one."""
+    asked = {label.id: label.positive for label in load_label_set("medclip").labels}
+    assert {key: len(sentences) for key, sentences in asked.items()} == {
+        "atelectasis": 210, "cardiomegaly": 15, "consolidation": 192, "edema": 18,
+        "pleural_effusion": 54,
+    }  # fmt: skip
+    ends = {key: (sentences[0], sentences[-1]) for key, sentences in asked.items()}
+    assert ends == {
+        "atelectasis": (
+            "subsegmental atelectasis at the mid lung zone",
+            "minimal residual atelectasis at the right lower lobe",
+        ),
+        "cardiomegaly": (
+            "cardiac silhouette size is upper limits of normal",
+            "persistent cardiomegaly with prominent upper lobe vessels",
+        ),
+        "consolidation": (
+            "bilateral consolidation at the lower lung zone",
+            "apperance of partial consolidation at the left lung base",
+        ),
+        "edema": ("pulmonary edema", "decreased pulmonary interstitial edema"),
+        "pleural_effusion": (
+            "left bilateral pleural effusion",
+            "increased tiny bilateral pleural effusion",
+        ),
+    }
+    digest = hashlib.sha256("\n".join(s for row in asked.values() for s in row).encode())
+    assert digest.hexdigest() == MEDCLIP_PROMPTS
+    assert not any(label.negative for label in load_label_set("medclip").labels)
+    assert len(set(asked["pleural_effusion"])) == 36  # one subtype stands twice, and weighs twice
+
+
+def test_parts_make_every_sentence_once_in_order() -> None:
+    row = {"id": "a", "positive_parts": [["", "mild"], ["edema"], ["", "left", "right"]]}
+    (label,) = parse_label_set({"set": "s", "label": [row]}, "t").labels
+    assert label.positive == (
+        "edema", "edema left", "edema right", "mild edema", "mild edema left", "mild edema right",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -129,6 +205,14 @@ MALFORMED = {
     "positive is a word": f'set = "s"\n{BARE}positive = "A."\n',
     "positive holds a number": f'set = "s"\n{BARE}positive = ["A.", 5]\n',
     "negative is a word": f'set = "s"\nnegative = "N."\n{ROW}',
+    "parts beside sentences": f'set = "s"\n{ROW}positive_parts = [["a"]]\n',
+    "parts are a word": f'set = "s"\n{BARE}positive_parts = "a"\n',
+    "parts are words": f'set = "s"\n{BARE}positive_parts = ["a", "b"]\n',
+    "no parts": f'set = "s"\n{BARE}positive_parts = []\n',
+    "an empty part": f'set = "s"\n{BARE}positive_parts = [["a"], []]\n',
+    "a part of numbers": f'set = "s"\n{BARE}positive_parts = [[1]]\n',
+    "parts of nothing": f'set = "s"\n{BARE}positive_parts = [[""], ["", "a"]]\n',
+    "parts without end": f'set = "s"\n{BARE}positive_parts = [{HUNDRED}, {HUNDRED}, {HUNDRED}]\n',
     "codes are a word": f'set = "s"\n{ROW}codes = "309529002"\n',
     "codes are a list": f'set = "s"\n{ROW}codes = [309529002]\n',
     "code is a number": f'set = "s"\n{ROW}codes = {{ SNOMED = 309529002 }}\n',

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFont
 
 from tests.infer.report_files import GEOMETRY, LABELS, film, one_hot, scored, study
+from tests.infer.tiny_bundle import NATURAL, parts
 from tier_infer.bundle import NOTICE
-from tier_infer.geometry import GEOMETRIES, GRID, LONG_SIDE, Geometry, to_crop
+from tier_infer.geometry import GEOMETRIES, LONG_SIDE, Geometry, to_crop
 from tier_infer.report import overlay
 from tier_infer.report.colours import SCALE, colours, cool_warm, hex_colour
 from tier_infer.report.overlay import (
@@ -26,8 +27,11 @@ from tier_infer.report.overlay import (
     wrap,
     write_overlays,
 )
+from tier_infer.scoring import cell_boxes, clipped
 
 PRESETS = sorted(GEOMETRIES.values(), key=lambda g: g.name)
+SHORT = [g for g in PRESETS if g.rule == "short-side"]
+FRAMED = [g for g in PRESETS if g not in SHORT]
 SHAPES = {
     "square": (512, 512),
     "portrait": (900, 640),
@@ -104,28 +108,62 @@ def lit_box(picture: NDArray[np.uint8], film_only: NDArray[np.uint8]) -> NDArray
     return rgb[..., 0] - rgb[..., 2] > 20
 
 
-@pytest.mark.parametrize("geometry", PRESETS, ids=lambda g: g.name)
+@pytest.mark.parametrize("geometry", SHORT, ids=lambda g: g.name)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
-@pytest.mark.parametrize("cell", [(0, 0), (0, 6), (6, 0), (3, 3), (2, 5), (6, 6)], ids=str)
+@pytest.mark.parametrize("cell", ["first", "top right", "middle", "last"])
 def test_a_one_hot_cell_colours_what_the_network_saw_in_it(
-    cell: tuple[int, int], shape: tuple[int, int], geometry: Geometry
+    cell: str, shape: tuple[int, int], geometry: Geometry
 ) -> None:
     """The way there and the way back: light exactly the pixels that the overlay coloured, send
     them through resize and crop, and the encoder's input must be bright in that cell alone."""
+    count = NATURAL[geometry.name]
+    last = count - 1
+    at = {"first": (0, 0), "top right": (0, last), "middle": (count // 2, 2), "last": (last, last)}
+    hot = one_hot(*at[cell], side=count)
     grey = np.full(shape, 128, np.uint8)
-    picture = np.asarray(draw_overlay(grey, one_hot(*cell), geometry))
-    lit = lit_box(picture, fitted(grey))
+    lit = lit_box(np.asarray(draw_overlay(grey, hot, geometry)), fitted(grey))
     assert lit.any()
-    back = Image.fromarray(lit.astype(np.uint8) * 255).resize(shape[::-1], Image.Resampling.BOX)
-    crop = to_crop(np.asarray(back), geometry)
-    side = crop.shape[0] // GRID
-    light = crop.reshape(GRID, side, GRID, side).mean(axis=(1, 3)) / 255
-    hot = one_hot(*cell) > 0
-    assert light[hot].min() > 0.9
-    assert light[~hot].max() < 0.06  # the resize filter and the display's rounding
-    inside = crop.reshape(GRID, side, GRID, side).transpose(0, 2, 1, 3)[cell]
+    crop = seen_by_the_network(lit, shape, geometry)
+    side = crop.shape[0] // count
+    light = crop.reshape(count, side, count, side).mean(axis=(1, 3)) / 255
+    fine = 7 / count  # cells of a finer grid have more edge
+    assert light[hot > 0].min() > 1 - 0.1 / fine
+    assert light[hot == 0].max() < 0.06 / fine  # the resize filter and the display's rounding
+    inside = crop.reshape(count, side, count, side).transpose(0, 2, 1, 3)[at[cell]]
     rim = 2 + 2 * geometry.resize // min(shape)  # one pixel of a small original is several here
     assert inside[rim:-rim, rim:-rim].min() > 240
+
+
+def seen_by_the_network(
+    lit: NDArray[np.bool_], shape: tuple[int, int], geometry: Geometry
+) -> NDArray[np.uint8]:
+    """The crop of an original whose pixels shine where the picture shown was lit."""
+    shown = Image.fromarray(lit.astype(np.uint8) * 255)
+    return to_crop(np.asarray(shown.resize(shape[::-1], Image.Resampling.BOX)), geometry)
+
+
+@pytest.mark.parametrize("side", [7, 15])
+@pytest.mark.parametrize("geometry", FRAMED, ids=lambda g: g.name)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
+def test_under_a_black_frame_a_cell_colours_its_part_of_the_film(
+    shape: tuple[int, int], geometry: Geometry, side: int
+) -> None:
+    """As above, but a cell may lie in the frame as a whole or in part: so bright it must be."""
+    grey = np.full(shape, 128, np.uint8)
+    a = parts(side, geometry.crop)
+    scale = max(shape) / max(fitted(grey).shape)  # original pixels per pixel shown
+    for cell in ((0, 0), (side // 2, side // 2), (side // 3, 2), (side - 1, 1)):
+        picture = np.asarray(draw_overlay(grey, one_hot(*cell, side=side), geometry))
+        lit = lit_box(picture, fitted(grey))
+        box = cell_boxes(*shape, geometry, side)[cell]
+        left, top, right, bottom = clipped(box, *shape)
+        share = (right - left) * (bottom - top) / ((box[2] - box[0]) * (box[3] - box[1]))
+        assert lit.any() == (share > 0.01)
+        light = a @ (seen_by_the_network(lit, shape, geometry) / np.float32(255)) @ a.T
+        # an edge is off by up to half a pixel shown and half a pixel of the original
+        rim = (max(scale, 1) + 1) / (box[2] - box[0]) + 1.5 * side / geometry.crop
+        assert light[cell] == pytest.approx(share, abs=rim)
+        assert light.sum() == pytest.approx(share, abs=2 * rim)
 
 
 @pytest.mark.parametrize("shape", [(700, 512), (512, 700)], ids=["padded below", "padded aside"])
@@ -133,8 +171,8 @@ def test_padding_moves_the_cells_as_it_moves_the_crop(shape: tuple[int, int]) ->
     """A square film padded to a rectangle: a bright spot in it is found under the same cell."""
     grey = np.zeros(shape, np.uint8)
     grey[300:340, 300:340] = 255
-    side = GEOMETRY.crop // GRID
-    light = to_crop(grey, GEOMETRY).reshape(GRID, side, GRID, side).mean(axis=(1, 3))
+    side = GEOMETRY.crop // 7
+    light = to_crop(grey, GEOMETRY).reshape(7, side, 7, side).mean(axis=(1, 3))
     row, column = np.unravel_index(light.argmax(), light.shape)
     z = heat_field(one_hot(int(row), int(column)), *shape, shape, GEOMETRY)
     assert z[320, 320] == 1
@@ -184,13 +222,14 @@ def test_the_cells_are_unsmoothed_unless_asked() -> None:
 
 def test_smoothing_keeps_the_values_at_the_centres() -> None:
     cells = np.random.default_rng(1).uniform(-1, 1, (7, 7)).astype(np.float32)
-    centres = overlay.cubic(np.arange(GRID) + 0.5)
-    assert np.allclose(centres, np.eye(GRID))
-    anywhere = overlay.cubic(np.linspace(0, GRID, 501))
-    assert np.allclose(anywhere.sum(axis=1), 1)
-    row = np.arange(GRID, dtype=np.float64)  # a straight line stays one away from the edge
-    at = np.linspace(1.5, 5.5, 41)
-    assert np.allclose(overlay.cubic(at) @ row, at - 0.5)
+    for side in (7, 15):
+        centres = overlay.cubic(np.arange(side) + 0.5, side)
+        assert np.allclose(centres, np.eye(side))
+        anywhere = overlay.cubic(np.linspace(0, side, 501), side)
+        assert np.allclose(anywhere.sum(axis=1), 1)
+        row = np.arange(side, dtype=np.float64)  # a straight line stays one away from the edge
+        at = np.linspace(1.5, side - 1.5, 41)
+        assert np.allclose(overlay.cubic(at, side) @ row, at - 0.5)
     assert heat_field(cells, 7, 7, (7, 7), GEOMETRY, smooth=True).shape == (7, 7)
 
 
@@ -287,6 +326,24 @@ def test_values_beyond_the_scale_are_told(monkeypatch: pytest.MonkeyPatch) -> No
     told = " ".join(pen.words)
     assert "smoothed: bicubic" in told
     assert "2 of them beyond the scale" in told
+
+
+def test_cells_beside_the_film_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were seen by the network as black, and nobody can see them in the picture."""
+    pen = Pen(monkeypatch)
+    cells = np.full((7, 7), 0.2, np.float32)
+    cells[:, 0], cells[3, 3] = 1.5, 1.5  # a column of the frame, and a cell of the film
+    draw_overlay(film(900, 450), cells, GEOMETRIES["medclip-224"])
+    assert "7 x 7 cells, unsmoothed; 1 of them beyond the scale" in " ".join(pen.words)
+
+
+@pytest.mark.parametrize("side", [1, 7, 14, 15])
+def test_the_legend_names_the_grid(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pen = Pen(monkeypatch)
+    for smooth in (False, True):
+        draw_overlay(film(300, 300), one_hot(0, 0, side=side), GEOMETRY, smooth=smooth)
+        assert f"{side} x {side} cells" in " ".join(pen.words)
+        pen.texts.clear()
 
 
 # --- files

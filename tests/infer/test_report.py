@@ -29,8 +29,10 @@ from tests.infer.report_files import (
     two_studies,
 )
 from tier_infer.bundle import NOTICE
-from tier_infer.report.colours import hex_colour
-from tier_infer.report.film import MAX_FILM_BYTES, describe_heat, film_uri, plain
+from tier_infer.geometry import GEOMETRIES
+from tier_infer.report.colours import colours, hex_colour
+from tier_infer.report.film import MAX_FILM_BYTES, describe_heat, draw_film, film_uri, plain
+from tier_infer.report.overlay import heat_field
 from tier_infer.report.page import prompts_of, write_report
 from tier_infer.scoring import Selection, cell_boxes
 from tier_infer.words import CAUTION, FLAG_WORDS, by_weight, flag_words
@@ -219,12 +221,76 @@ def test_cells_carry_the_colours_and_boxes_of_the_overlay(tmp_path: Path) -> Non
         r'd="M([\d.]+) ([\d.]+)H([\d.]+)V([\d.]+)H[\d.]+Z" fill="(#\w+)"><title>Z ([-+.\d]+)', layer
     )
     assert len(drawn) == 49
-    boxes = cell_boxes(900, 600, GEOMETRY).reshape(-1, 4)
+    boxes = cell_boxes(900, 600, GEOMETRY, 7).reshape(-1, 4)
     for cell, box, z in zip(drawn, boxes, image.heat[2].ravel(), strict=True):
         assert [float(v) for v in cell[:4]] == pytest.approx(list(box), abs=0.006)
         assert cell[4] == hex_colour(float(z))
         assert float(cell[5]) == pytest.approx(float(z), abs=0.006)
     assert 'viewBox="0 0 600 900"' in text
+
+
+def boxes_of(layer: str) -> list[list[float]]:
+    """[left, top, right, bottom] of every rectangle drawn as a path."""
+    found = re.findall(r'd="M([-\d.]+) ([-\d.]+)H([-\d.]+)V([-\d.]+)H', layer)
+    return [[float(value) for value in row] for row in found]
+
+
+@pytest.mark.parametrize("side", [7, 15])
+@pytest.mark.parametrize("preset", ["chexzero-320pad-224", "medclip-224"])
+def test_cells_of_a_black_frame_are_cut_off_at_the_film(
+    preset: str, side: int, tmp_path: Path
+) -> None:
+    """By us: the element is often wider than the film in it, and would show what hangs over."""
+    geometry = GEOMETRIES[preset]
+    image = scored(height=900, side=side)
+    assert image.heat is not None
+    text = report(tmp_path / "r.html", [study(1, image)], geometry, side)
+    layer = re.findall(r'<g class="heat heat-1".*?</g>', text, flags=re.S)[0]
+    drawn = boxes_of(layer)
+    boxes = cell_boxes(900, 600, geometry, side).reshape(-1, 4)
+    shown = [n for n, box in enumerate(boxes) if box[2] > 0 and box[0] < 600]
+    assert len(drawn) == len(shown) < side * side
+    assert re.findall(r'fill="(#\w+)"', layer) == [
+        hex_colour(float(image.heat[1].ravel()[n])) for n in shown
+    ]
+    assert min(box[0] for box in drawn) == min(box[1] for box in drawn) == 0
+    assert max(box[2] for box in drawn) == 600
+    assert max(box[3] for box in drawn) == pytest.approx(900, abs=3)  # 319 of 320 rows
+    covered = sum((b[2] - b[0]) * (b[3] - b[1]) for b in drawn)
+    assert covered == pytest.approx(600 * 900, rel=0.005)
+    (frame,) = boxes_of(re.findall(r'<path class="frame"[^>]*>', text)[0])
+    assert frame == pytest.approx([0, 0, 600, 900], abs=3)
+    assert "cells beside the film are not shown" in text
+    assert "Outside the dashed frame" not in text
+    assert f"{side} x {side} cells" in text
+
+
+def test_a_smooth_layer_is_cut_off_at_the_film_too() -> None:
+    """Its samples are the field of all cells where the film is: the frame still bends it."""
+    geometry, side = GEOMETRIES["medclip-224"], 7
+    cells = np.random.default_rng(0).uniform(-1, 1, (side, side)).astype(np.float32)
+    film_shape = (896, 448)  # the frame takes a cell and three quarters on either side
+    text = draw_film(np.zeros(film_shape, np.uint8), cells[None], geometry, title="", smooth=True)
+    layer = re.findall(r'<g class="heat heat-0".*?</g>', text, flags=re.S)[0]
+    found = re.findall(r' (x|y|width|height)="([\d.]+)"', layer)
+    placed = {key: float(value) for key, value in found}
+    assert placed == {"x": 0, "y": 0, "width": 448, "height": 896}
+    with decoded(re.findall(r'href="([^"]+)"', layer)[0]) as picture:
+        samples = np.asarray(picture)  # [rows, columns, 3]
+    assert samples.shape[:2] == (56, 28)  # 8 per cell
+    z = heat_field(cells, 56, 28, film_shape, geometry, smooth=True)  # the overlay's own sampling
+    assert np.abs(samples.astype(int) - colours(z).astype(int)).max() <= 1
+
+
+def test_words_about_heat_leave_the_frame_out(tmp_path: Path) -> None:
+    image = scored(height=900, side=7)
+    assert image.heat is not None
+    image.heat[:] = 0.1
+    image.heat[:, 3, 0] = 1.1  # beside the film
+    image.heat[:, 2, 4] = 0.6
+    text = report(tmp_path / "r.html", [study(1, image)], GEOMETRIES["medclip-224"])
+    assert "to +0.60, the highest in row 3 of 7 from the top, column 5 of 7 from the left" in text
+    assert "1.10" not in text
 
 
 def test_smoothing_is_said(tmp_path: Path) -> None:
@@ -330,6 +396,9 @@ def test_heat_in_words() -> None:
         "from +0.00 to +0.80, the highest in row 3 of 7 from the top, column 5 of 7 from the left"
     )
     assert describe_heat(np.full((7, 7), np.nan, np.float32)) == "no cell has a finite value"
+    fine = np.zeros((15, 15), np.float32)
+    fine[14, 9] = 0.3
+    assert describe_heat(fine).endswith("row 15 of 15 from the top, column 10 of 15 from the left")
 
 
 def test_the_same_run_gives_the_same_bytes_and_leaves_no_residue(tmp_path: Path) -> None:

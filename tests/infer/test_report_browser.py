@@ -11,6 +11,7 @@ import pytest
 from tests.infer.browser import Browser, find_browser
 from tests.infer.report_files import GEOMETRY, LABELS, film, report, scored, study
 from tier_infer.bundle import NOTICE
+from tier_infer.geometry import GEOMETRIES
 from tier_infer.report.overlay import OPACITY
 from tier_infer.scoring import cell_boxes
 
@@ -169,7 +170,7 @@ def test_cells_stand_where_the_geometry_says(browser: Browser, tmp_path: Path) -
     image.display = film(900, 600)
     report(tmp_path / "one.html", [study(1, image)])
     browser.open(tmp_path / "one.html")
-    boxes = cell_boxes(900, 600, GEOMETRY)
+    boxes = cell_boxes(900, 600, GEOMETRY, 7)
     drawn = browser.js(
         "(f => [...document.querySelectorAll('.heat-0 path')].map(e => { const r ="
         " e.getBoundingClientRect(); return [(r.left - f.left) / f.width, (r.top - f.top) /"
@@ -180,6 +181,25 @@ def test_cells_stand_where_the_geometry_says(browser: Browser, tmp_path: Path) -
     for got, box in zip(drawn, boxes.reshape(-1, 4), strict=True):
         wanted = [box[0] / 600, box[1] / 900, box[2] / 600, box[3] / 900]
         assert got == pytest.approx(wanted, abs=1e-4)
+
+
+def test_no_heat_hangs_over_the_film(browser: Browser, tmp_path: Path) -> None:
+    """The element is wider than the film, and its clip would not cut at the film's edge."""
+    image = scored(height=1000)
+    image.display = film(1000, 400)
+    geometry = GEOMETRIES["chexzero-320pad-224"]
+    for smooth, tag in ((False, "path"), (True, "image")):
+        report(tmp_path / "framed.html", [study(1, image)], geometry, smooth=smooth)
+        browser.open(tmp_path / "framed.html")
+        element, shown, heat = browser.js(
+            "(r => ['.film', '.film > image'].map(s => r(document.querySelector(s))).concat("
+            f"[[...document.querySelectorAll('.heat-0 {tag}')].map(r)]))"
+            "(e => (b => [b.left, b.top, b.right, b.bottom])(e.getBoundingClientRect()))"
+        )
+        assert element[2] - element[0] > shown[2] - shown[0] + 50  # there is room to hang over
+        edges = [[pick(b[n] for b in heat) for pick in (min, max)] for n in range(4)]
+        outer = [edges[0][0], edges[1][0], edges[2][1], edges[3][1]]
+        assert outer == pytest.approx(shown, abs=0.6)
 
 
 CONTRAST = """

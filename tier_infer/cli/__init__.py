@@ -81,7 +81,7 @@ def main() -> None:
 @click.option("--csv", "as_csv", is_flag=True, help="One CSV row per image and label on stdout.")
 @click.option("--heatmaps", metavar="DIR", help="Write one overlay PNG per image and label.")
 @click.option("--report", metavar="FILE.html", help="Write one page for the run, to read offline.")
-@click.option("--smooth", is_flag=True, help="Smooth the 7 x 7 cells in overlays and report.")
+@click.option("--smooth", is_flag=True, help="Smooth the cells in overlays and report.")
 @click.option(
     "--with-uids",
     is_flag=True,

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from tier_infer.geometry import GRID, Geometry, reduced
+from tier_infer.geometry import Geometry, reduced
 from tier_infer.guard import printable
 from tier_infer.report.colours import SCALE, colours, cool_warm, hex_colour
 from tier_infer.report.overlay import SOFTWARE, cubic
-from tier_infer.scoring import cell_boxes
+from tier_infer.scoring import cell_boxes, clipped
 
 MAX_FILM_BYTES = 400_000  # of the JPEG; two of them leave a page below 2 MB
 QUALITIES = (92, 85, 75, 60)
@@ -40,15 +40,16 @@ def draw_film(
     title: str,
     smooth: bool = False,
 ) -> str:
-    """film: uint8 [H, W], heat: float32 [L, 7, 7] → an SVG element with L layers of class heat."""
+    """film: uint8 [H, W], heat: float32 [L, g, g] → an SVG element with L layers of class heat."""
     height, width = film.shape
-    boxes = cell_boxes(height, width, geometry)
-    left, top, right, bottom = (*boxes[0, 0, :2], *boxes[-1, -1, 2:])
+    boxes = cell_boxes(height, width, geometry, heat.shape[1])
+    left, top, right, bottom = clipped(_outer(boxes), height, width)
     frame = f"M{left:.2f} {top:.2f}H{right:.2f}V{bottom:.2f}H{left:.2f}Z"
     layers = []
     for number, cells in enumerate(heat):
         as_image = smooth and bool(np.isfinite(cells).all())
-        inside = _smooth_layer(cells, boxes) if as_image else _cell_layer(cells, boxes)
+        shown = _smooth_layer if as_image else _cell_layer
+        inside = shown(cells, boxes, height, width)
         layers.append(f'<g class="heat heat-{number}" shape-rendering="crispEdges">{inside}</g>')
     return (
         f'<svg class="film" viewBox="0 0 {width} {height}" role="img" aria-label="{plain(title)}">'
@@ -85,11 +86,20 @@ def _png_uri(picture: NDArray[np.uint8]) -> str:
     return data_uri("image/png", buffer.getvalue())
 
 
-def _cell_layer(cells: NDArray[np.float32], boxes: NDArray[np.float64]) -> str:
-    """49 rectangles, each with its Z as a tooltip."""
+def _outer(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """float64 [4]: the box round all cells."""
+    return np.concatenate([boxes[0, 0, :2], boxes[-1, -1, 2:]])
+
+
+def _cell_layer(
+    cells: NDArray[np.float32], boxes: NDArray[np.float64], height: int, width: int
+) -> str:
+    """A rectangle per cell, with its Z as a tooltip. Only what lies on the film: the element may be
+    larger than the film, so nothing else would cut off what reaches beyond it."""
     parts = []
-    for z, (left, top, right, bottom) in zip(cells.ravel(), boxes.reshape(-1, 4), strict=True):
-        if np.isfinite(z):
+    visible = clipped(boxes, height, width).reshape(-1, 4)
+    for z, (left, top, right, bottom) in zip(cells.ravel(), visible, strict=True):
+        if np.isfinite(z) and left < right and top < bottom:
             parts.append(
                 f'<path d="M{left:.2f} {top:.2f}H{right:.2f}V{bottom:.2f}H{left:.2f}Z" '
                 f'fill="{hex_colour(float(z))}"><title>Z {z:+.2f}</title></path>'
@@ -97,14 +107,28 @@ def _cell_layer(cells: NDArray[np.float32], boxes: NDArray[np.float64]) -> str:
     return "".join(parts)
 
 
-def _smooth_layer(cells: NDArray[np.float32], boxes: NDArray[np.float64]) -> str:
-    weights = cubic((np.arange(GRID * FINE) + 0.5) / FINE)
-    z = (weights @ cells.astype(np.float64) @ weights.T).astype(np.float32)
-    left, top, right, bottom = (*boxes[0, 0, :2], *boxes[-1, -1, 2:])
+def _smooth_layer(
+    cells: NDArray[np.float32], boxes: NDArray[np.float64], height: int, width: int
+) -> str:
+    """A picture of the part that lies on the film, sampled there."""
+    side, outer = len(cells), _outer(boxes)
+    left, top, right, bottom = clipped(outer, height, width)
+    rows, columns = (
+        cubic(_samples(start, end, outer[axis], outer[axis + 2], side), side)
+        for start, end, axis in ((top, bottom, 1), (left, right, 0))
+    )
+    z = (rows @ cells.astype(np.float64) @ columns.T).astype(np.float32)
     return (
         f'<image x="{left:.2f}" y="{top:.2f}" width="{right - left:.2f}" '
         f'height="{bottom - top:.2f}" preserveAspectRatio="none" href="{_png_uri(colours(z))}"/>'
     )
+
+
+def _samples(start: float, end: float, first: float, last: float, side: int) -> NDArray[np.float64]:
+    """Centres of FINE samples per cell from `start` to `end`, in cells of the grid first..last."""
+    count = max(1, round((end - start) / (last - first) * side * FINE))
+    at = start + (np.arange(count) + 0.5) / count * (end - start)
+    return np.asarray((at - first) / (last - first) * side)
 
 
 def describe_heat(cells: NDArray[np.float32]) -> str:
@@ -114,7 +138,7 @@ def describe_heat(cells: NDArray[np.float32]) -> str:
     row, column = np.unravel_index(np.nanargmax(cells), cells.shape)
     return (
         f"cells from {np.nanmin(cells):+.2f} to {np.nanmax(cells):+.2f}, the highest in row "
-        f"{row + 1} of {GRID} from the top, column {column + 1} of {GRID} from the left"
+        f"{row + 1} of {len(cells)} from the top, column {column + 1} of {len(cells)} from the left"
     )
 
 

@@ -1,4 +1,4 @@
-"""Heatmap overlays: the 7×7 cells on the picture as a reader sees it, where the network looked.
+"""Heatmap overlays: the cells on the picture as a reader sees it, where the network looked.
 
 The cells are drawn as they are, unsmoothed, unless asked otherwise; the picture then says so.
 Every PNG carries the text chunk `Software: tier-infer`, so that it is never scored as a film.
@@ -17,10 +17,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from tier_infer.bundle import NOTICE
 from tier_infer.files import write_atomic
-from tier_infer.geometry import GRID, Geometry, reduced
+from tier_infer.geometry import Geometry, reduced
 from tier_infer.guard import printable
 from tier_infer.report.colours import SCALE, colours, cool_warm
-from tier_infer.scoring import ImageResult, cell_boxes
+from tier_infer.scoring import ImageResult, cell_boxes, cells_in_image
 from tier_infer.studies import StudyResult
 
 OPACITY = 0.35  # of the colours; the film keeps the rest of its contrast, so markers stay legible
@@ -76,9 +76,10 @@ def draw_overlay(
     score: float | None = None,
     smooth: bool = False,
 ) -> Image.Image:
-    """grey: uint8 [H, W], cells: float32 [7, 7] → RGB: film at the upper left, legend below it.
+    """grey: uint8 [H, W], cells: float32 [g, g] → RGB: film at the upper left, legend below it.
 
-    Pixels outside the crop were never seen by the network and stay grey.
+    Pixels outside the crop were never seen by the network and stay grey; cells of a black frame
+    round the film are not drawn.
     """
     film = fitted(grey)
     z = heat_field(cells, film.shape[0], film.shape[1], grey.shape, geometry, smooth)
@@ -86,7 +87,8 @@ def draw_overlay(
     seen = np.isfinite(z)
     mixed = (1 - OPACITY) * picture[seen] + OPACITY * colours(z[seen])
     picture[seen] = mixed.round().astype(np.uint8)
-    return _with_legend(Image.fromarray(picture), _captions(cells, label, score, smooth))
+    told = cells_in_image(cells, grey.shape, geometry)
+    return _with_legend(Image.fromarray(picture), _captions(told, label, score, smooth))
 
 
 def fitted(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -109,41 +111,44 @@ def heat_field(
     geometry: Geometry,
     smooth: bool = False,
 ) -> NDArray[np.float32]:
-    """float32 [7, 7] → Z of every pixel of a [height, width] picture of the original [H, W].
+    """float32 [g, g] → Z of every pixel of a [height, width] picture of the original [H, W].
 
     NaN where the network did not look. A pixel belongs to the cell that its centre lies in.
     """
-    boxes = cell_boxes(original[0], original[1], geometry)
-    y = _cell_coordinate(height, original[0], boxes[0, 0, 1], boxes[-1, 0, 3])
-    x = _cell_coordinate(width, original[1], boxes[0, 0, 0], boxes[0, -1, 2])
+    side = len(cells)
+    boxes = cell_boxes(original[0], original[1], geometry, side)
+    y = _cell_coordinate(height, original[0], boxes[0, 0, 1], boxes[-1, 0, 3], side)
+    x = _cell_coordinate(width, original[1], boxes[0, 0, 0], boxes[0, -1, 2], side)
     if smooth:
-        z = (cubic(y) @ cells.astype(np.float64) @ cubic(x).T).astype(np.float32)
+        z = (cubic(y, side) @ cells.astype(np.float64) @ cubic(x, side).T).astype(np.float32)
     else:
-        rows, columns = (np.floor(at).clip(0, GRID - 1).astype(int) for at in (y, x))
+        rows, columns = (np.floor(at).clip(0, side - 1).astype(int) for at in (y, x))
         z = cells[rows][:, columns]
-    z[(y < 0) | (y >= GRID)] = np.nan
-    z[:, (x < 0) | (x >= GRID)] = np.nan
+    z[(y < 0) | (y >= side)] = np.nan
+    z[:, (x < 0) | (x >= side)] = np.nan
     return z
 
 
-def _cell_coordinate(count: int, original: int, start: float, end: float) -> NDArray[np.float64]:
-    """float64 [count]: pixel centres in cells, 0 at the crop's first edge, GRID at its last."""
+def _cell_coordinate(
+    count: int, original: int, start: float, end: float, side: int
+) -> NDArray[np.float64]:
+    """float64 [count]: pixel centres in cells, 0 at the crop's first edge, `side` at its last."""
     centres = (np.arange(count) + 0.5) * original / count
-    result: NDArray[np.float64] = (centres - start) / (end - start) * GRID
+    result: NDArray[np.float64] = (centres - start) / (end - start) * side
     return result
 
 
-def cubic(position: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cells → weights [n, 7] of Keys' cubic, a = -1/2: exact at centres, edge cells repeated."""
+def cubic(position: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+    """Cells → weights [n, side] of Keys' cubic, a = -1/2: exact at centres, edge cells repeated."""
     at = position - 0.5  # in cells, from the centre of the first
-    weights = np.zeros((len(position), GRID))
+    weights = np.zeros((len(position), side))
     rows = np.arange(len(position))
     for shift in (-1, 0, 1, 2):
         cell = np.floor(at) + shift
         d = np.abs(at - cell)
         near = (1.5 * d - 2.5) * d**2 + 1
         far = ((-0.5 * d + 2.5) * d - 4) * d + 2
-        np.add.at(weights, (rows, cell.clip(0, GRID - 1).astype(int)), np.where(d <= 1, near, far))
+        np.add.at(weights, (rows, cell.clip(0, side - 1).astype(int)), np.where(d <= 1, near, far))
     return weights
 
 
@@ -153,7 +158,7 @@ def _captions(
     """The line above the colour bar, and those below it."""
     parts = [printable(label)] if label else []
     parts += [f"Z of the image {score:+.4f}"] if score is not None else []
-    kind = f"{GRID} x {GRID} cells"
+    kind = f"{len(cells)} x {len(cells)} cells"
     how = f"smoothed: bicubic between the centres of {kind}" if smooth else f"{kind}, unsmoothed"
     beyond = int((np.abs(cells) > SCALE).sum())
     if beyond:

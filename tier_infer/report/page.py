@@ -49,7 +49,8 @@ def write_report(
     allow_burned_in: bool = False,
 ) -> None:
     """The images must have been scored with their heat kept. `engine_info`: device, precision."""
-    look = Look(tuple(prompts), geometry, with_uids, smooth, allow_burned_in)
+    side = bundle.manifest.cells
+    look = Look(tuple(prompts), geometry, side, with_uids, smooth, allow_burned_in)
     sections = [study_section(study, look, index == 0) for index, study in enumerate(studies)]
     body = [
         f"<h1>Chest radiograph scores</h1>{_summary(studies, bundle, engine_info)}",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tier_infer.geometry import GRID, Geometry
+from tier_infer.geometry import Geometry
 from tier_infer.output import uid
 from tier_infer.report.colours import SCALE
 from tier_infer.report.film import describe_heat, draw_film, draw_marker, draw_scale, plain
 from tier_infer.report.overlay import OPACITY, may_show
-from tier_infer.scoring import ImageResult
+from tier_infer.scoring import ImageResult, cells_in_image
 from tier_infer.studies import StudyResult, is_counted
 from tier_infer.words import CAUTION, by_weight, flag_words
 
@@ -22,6 +22,7 @@ class Look:
 
     labels: tuple[str, ...]
     geometry: Geometry
+    side: int  # cells per row and column
     with_uids: bool = False
     smooth: bool = False
     allow_burned_in: bool = False
@@ -68,9 +69,18 @@ def _viewer(study: StudyResult, figures: list[str], look: Look) -> str:
         f'<input type="range" id="{name}-strength" min="0" max="100" step="5" value="{percent}">'
         f'<output for="{name}-strength">{percent} %</output></div>'
         f'<div class="films">{"".join(figures)}</div><div class="legend">{draw_scale()}'
-        f'<p class="quiet">Z of each of {GRID} x {GRID} cells, {how}: red speaks for the label, '
-        f"blue against it. Full colour at {SCALE:g}, arrows stand for all beyond. Outside the "
-        "dashed frame the network did not look.</p></div></fieldset>"
+        f'<p class="quiet">Z of each of {look.side} x {look.side} cells, {how}: red speaks for the '
+        f"label, blue against it. Full colour at {SCALE:g}, arrows stand for all beyond. "
+        f"{_outside(look.geometry)}</p></div></fieldset>"
+    )
+
+
+def _outside(geometry: Geometry) -> str:
+    if geometry.rule == "short-side":
+        return "Outside the dashed frame the network did not look."
+    return (
+        "The network saw the film on a black square; rows and columns count from its edge, and "
+        "cells beside the film are not shown."
     )
 
 
@@ -88,7 +98,8 @@ def _figure(image: ImageResult, number: int, look: Look) -> str:
         title = f"Image {number}, view {image.view}: radiograph under the chosen heatmap"
         picture = draw_film(film, image.heat, look.geometry, title=title, smooth=look.smooth)
         told = "".join(
-            f'<p class="told told-{n}">{spaced(label)}: {describe_heat(cells)}</p>'
+            f'<p class="told told-{n}">{spaced(label)}: '
+            f"{describe_heat(cells_in_image(cells, film.shape, look.geometry))}</p>"
             for n, (label, cells) in enumerate(zip(look.labels, image.heat, strict=True))
         )
     return (

@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from tier_train.captions import NORMAL, caption
-from tier_train.manifest import Row
+from tier_train.data.captions import NORMAL, caption
+from tier_train.data.manifest import Row
 
 NAMES = ("edema", "Pleural Effusion", "cardiomegaly", "nodule", "hernia")
 DENIED = re.compile(r"^(No|There is no|No evidence of) | is not seen\.$")

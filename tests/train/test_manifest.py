@@ -12,17 +12,11 @@ from PIL import Image
 from tier_infer.errors import UsageError
 from tier_infer.geometry import GEOMETRIES
 from tier_infer.intensity import to_8bit
-from tier_train.manifest import (
-    Manifest,
-    Row,
-    load_squares,
-    read_manifest,
-    resolve_intensity,
-    truth_table,
-    validation_labels,
-)
-from tier_train.phantom import draw_phantom
-from tier_train.phantom_data import to_dicom
+from tier_train.data.dataset import Dataset, Row, truth_table, validation_labels
+from tier_train.data.manifest import read_manifest, resolve_intensity
+from tier_train.data.pictures import load_pictures
+from tier_train.phantoms.phantom import draw_phantom
+from tier_train.phantoms.phantom_data import to_dicom
 
 SMALL = GEOMETRIES["small-112"]
 HEAD = "image_path,patient_id,split,text\n"
@@ -44,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _read(folder: Path, text: str, skip_bad: bool = False) -> Manifest:
+def _read(folder: Path, text: str, skip_bad: bool = False) -> Dataset:
     path = folder / "manifest.csv"
     path.write_text(text, encoding="utf-8")
     return read_manifest(path, skip_bad)
@@ -54,20 +48,21 @@ def _jpegs(*names: str) -> str:
     return HEAD + "".join(f"{name},p{i},train,x\n" for i, name in enumerate(names))
 
 
-def test_dicom_png_and_jpeg_become_squares(folder: Path) -> None:
+def test_dicom_png_and_jpeg_become_pictures_of_one_short_side(folder: Path) -> None:
     manifest = _read(folder, HEAD + "a.dcm,p,train,one\na.png,q,val,two\na.jpg,r,test,three\n")
     assert [row.number for row in manifest.rows] == [2, 3, 4]
     assert [row.text for row in manifest.rows] == ["one", "two", "three"]
     assert [len(manifest.split(s)) for s in ("train", "val", "test")] == [1, 1, 1]
     assert manifest.intensity == ""
     assert manifest.views == ("frontal",)
-    rows, squares = load_squares(manifest, list(manifest.rows), "minmax", SMALL)
+    rows, pictures = load_pictures(manifest, list(manifest.rows), "minmax", SMALL)
     assert rows == list(manifest.rows)
-    assert squares.shape == (3, 128, 128)
-    assert squares.dtype == np.uint8
+    shapes = [pictures[i].shape for i in range(len(pictures))]
+    assert shapes == [(128, 128), (128, 160), (128, 128)]
+    assert {pictures[i].dtype for i in range(3)} == {np.dtype(np.uint8)}
     expected = to_8bit(draw_phantom(0, 0).pixels, "minmax")
-    assert np.array_equal(squares[0], expected)
-    assert load_squares(manifest, [], "minmax", SMALL)[1].shape == (0, 128, 128)
+    assert np.array_equal(pictures[0], expected)
+    assert len(load_pictures(manifest, [], "minmax", SMALL)[1]) == 0
 
 
 def test_an_empty_cell_is_unknown_not_negative(folder: Path) -> None:
@@ -105,18 +100,19 @@ def test_missing_images_are_counted_and_named(folder: Path) -> None:
     text = HEAD + "a.png,p,train,x\nno1.png,q,train,x\nno2.png,r,train,x\n"
     with pytest.raises(UsageError, match=r"2 of 3 images .*no1.png \(line 3\).*--skip-bad"):
         _read(folder, text)
-    kept = _read(folder, text, skip_bad=True).rows
-    assert [(row.image_path, row.number) for row in kept] == [("a.png", 2)]
+    kept = _read(folder, text, skip_bad=True)
+    assert [(row.image_path, row.number) for row in kept.rows] == [("a.png", 2)]
+    assert kept.notes == ("2 of 3 rows left out: no image at their path",)
 
 
 def test_a_refused_image_stops_the_run(folder: Path) -> None:
     manifest = _read(folder, HEAD + "a.png,p,train,x\nbad.jpg,q,train,x\nbad.dcm,r,train,x\n")
     rows = list(manifest.rows)
     with pytest.raises(UsageError, match=r"2 images .* refused.* line 3, bad.jpg: .*--skip-bad"):
-        load_squares(manifest, rows, "minmax", SMALL)
-    kept, squares = load_squares(manifest, rows, "minmax", SMALL, skip_bad=True)
+        load_pictures(manifest, rows, "minmax", SMALL)
+    kept, pictures = load_pictures(manifest, rows, "minmax", SMALL, skip_bad=True)
     assert [row.image_path for row in kept] == ["a.png"]
-    assert len(squares) == 1
+    assert len(pictures) == 1
 
 
 @pytest.mark.parametrize(
@@ -211,7 +207,7 @@ def test_one_dicom_among_many_jpegs_needs_a_named_preset(folder: Path, place: in
 
 
 def test_an_unreadable_jpeg_does_not_stop_the_intensity_guess(folder: Path) -> None:
-    # load_squares is the one that counts and names it, or leaves it out with --skip-bad.
+    # load_pictures is the one that counts and names it, or leaves it out with --skip-bad.
     manifest = _read(folder, _jpegs("eq0.jpg", "bad.jpg", "eq1.jpg"), skip_bad=True)
     assert resolve_intensity(manifest, "")[0] == "mimic-jpg"
 

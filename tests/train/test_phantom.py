@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tier_train import phantom
-from tier_train.impressions import write_impression
-from tier_train.phantom import (
+from tier_train.phantoms import phantom
+from tier_train.phantoms.impressions import write_impression
+from tier_train.phantoms.phantom import (
     DISTRACTORS,
     FINDINGS,
     SEVERITIES,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tier_train.phantom import FINDINGS, Finding
+from tier_train.phantoms.phantom import FINDINGS, Finding
 
 # {sev} mild, {adv} mildly and {size} small come from WORDS; {side} is right or left, {zone} upper,
 # mid or lower, {base} "basilar" or the like. Cardiomegaly has no side and is listed here too.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tier_train.anatomy import (
+from tier_train.phantoms.anatomy import (
     SIGN,
     Array,
     Frame,

@@ -19,8 +19,8 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 
 from tier_infer.errors import UsageError
 from tier_infer.files import write_atomic
-from tier_train.impressions import write_impression
-from tier_train.phantom import FINDINGS, Phantom, draw_phantom
+from tier_train.phantoms.impressions import write_impression
+from tier_train.phantoms.phantom import FINDINGS, Phantom, draw_phantom
 
 COLUMNS = ("image_path", "patient_id", "split", "intensity", "text", *FINDINGS)
 STUDY_INDEX = 10_000_000  # phantoms of study.dcm: beyond any training or test index

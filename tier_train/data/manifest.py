@@ -13,106 +13,44 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tier_infer.errors import RefusedImage, UsageError
-from tier_infer.geometry import Geometry, center_crop, resize_short_side
 from tier_infer.images import load_image
 from tier_infer.intensity import PRESETS, looks_equalised
-from tier_infer.label_sets import LabelSet, column_id, load_label_set, set_from_names
+from tier_infer.label_sets import column_id
 from tier_infer.tables import Lines, read_csv
-from tier_train.captions import caption
+from tier_train.data.dataset import Dataset, Row
 
 REQUIRED = ("image_path", "patient_id", "split")
 OPTIONAL = ("text", "view", "intensity")
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
-class Row:
-    image_path: str  # as the CSV has it
-    split: str
-    text: str
-    labels: dict[str, int]  # column name → 1 or 0; unknown is absent
-    number: int  # line in the CSV, for messages
-
-    def caption(self, seed: int, epoch: int) -> str:
-        """The impression, else a caption of the labels, drawn anew for every epoch."""
-        return self.text or caption(self.labels, np.random.default_rng([seed, self.number, epoch]))
-
-
-@dataclass(frozen=True)
-class Manifest:
-    path: Path
-    rows: tuple[Row, ...]
-    label_columns: tuple[str, ...]
-    intensity: str  # "" when the CSV names none
-    views: tuple[str, ...]
-    sha256: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.path.parent.resolve().name}/{self.path.name}"
-
-    def split(self, name: str) -> list[Row]:
-        return [row for row in self.rows if row.split == name]
-
-
-def read_manifest(path: Path, skip_bad: bool = False) -> Manifest:
+def read_manifest(path: Path, skip_bad: bool = False) -> Dataset:
     """Raises UsageError for anything that would train on other pairs than the user meant."""
     raw, columns, table = read_csv(path, REQUIRED)
     _check_splits(table)
     labels = [c for c in columns if c not in REQUIRED + OPTIONAL and _is_label(c, table)]
     _check_label_names(labels)
-    table = _drop_missing(path, table, skip_bad)
+    present = _drop_missing(path, table, skip_bad)
+    gone = len(table) - len(present)
+    notes = (f"{gone} of {len(table)} rows left out: no image at their path",) if gone else ()
+    table = present
     rows = tuple(_row(number, cells, labels) for number, cells in table)
     empty = [row.number for row in rows if not row.caption(0, 0)]
     if empty:
         raise UsageError(
             f"{len(empty)} manifest rows have neither text nor label, the first is line {empty[0]}"
         )
-    lateral = any(
-        (c.get("view") or "").strip().lower() in ("lateral", "ll", "rl") for _, c in table
-    )
+    lateral = any(_is_lateral(cells) for _, cells in table)
     views = ("frontal", "lateral") if lateral else ("frontal",)
     digest = hashlib.sha256(raw).hexdigest()
-    return Manifest(path, rows, tuple(labels), _intensity(table), views, digest)
+    name = f"{path.parent.resolve().name}/{path.name}"
+    return Dataset(path, name, rows, tuple(labels), _intensity(table), views, digest, notes=notes)
 
 
-def load_squares(
-    manifest: Manifest, rows: list[Row], intensity: str, geometry: Geometry, skip_bad: bool = False
-) -> tuple[list[Row], NDArray[np.uint8]]:
-    """uint8 [N, R, R], R = geometry.resize: the centre that crops are cut from, and its rows.
-
-    An image that is refused stops the run, named and counted, unless skip_bad leaves it out.
-    """
-    kept: list[Row] = []
-    squares: list[NDArray[np.uint8]] = []
-    refused: list[str] = []
-    for row in rows:
-        try:
-            image = load_image(manifest.path.parent / row.image_path, intensity)
-            grey = resize_short_side(image.grey, geometry.resize)
-        except RefusedImage as refusal:
-            refused.append(f"line {row.number}, {row.image_path}: {refusal}")
-            continue
-        kept.append(row)
-        squares.append(center_crop(grey, geometry.resize))
-    if refused and not skip_bad:
-        raise UsageError(
-            f"{len(refused)} images of the manifest are refused, the first at {refused[0]}; "
-            "mend them, or leave them out with --skip-bad"
-        )
-    if not kept:
-        return [], np.empty((0, geometry.resize, geometry.resize), np.uint8)
-    return kept, np.stack(squares)
-
-
-def resolve_intensity(manifest: Manifest, named: str) -> tuple[str, str]:
+def resolve_intensity(manifest: Dataset, named: str) -> tuple[str, str]:
     """The preset that DICOM files will get at inference, and the words that say why.
 
     8-bit files are taken as they are, so the choice can't change training; it decides what a DICOM
@@ -121,7 +59,7 @@ def resolve_intensity(manifest: Manifest, named: str) -> tuple[str, str]:
     if named:
         return named, "named by the recipe"
     if manifest.intensity:
-        return manifest.intensity, "named by the manifest"
+        return manifest.intensity, "named by the dataset"
     if not all(Path(r.image_path).suffix.lower() in (".jpg", ".jpeg") for r in manifest.rows):
         raise UsageError(
             "the manifest names no intensity preset and its files are not all 8-bit JPEG; add a "
@@ -129,31 +67,14 @@ def resolve_intensity(manifest: Manifest, named: str) -> tuple[str, str]:
         )
     flat = []
     for row in manifest.rows[:: max(1, len(manifest.rows) // 64)]:
-        with contextlib.suppress(RefusedImage):  # load_squares will name it
+        with contextlib.suppress(RefusedImage):  # load_pictures will name it
             flat.append(
-                looks_equalised(load_image(manifest.path.parent / row.image_path, "minmax").grey)
+                looks_equalised(load_image(manifest.folder / row.image_path, "minmax").grey)
             )
     preset = "mimic-jpg" if sum(flat) > len(flat) / 2 else "minmax"
     return preset, (
         f"the manifest names none; {sum(flat)} of {len(flat)} sampled JPEGs are equalised"
     )
-
-
-def truth_table(rows: list[Row], labels: dict[str, str]) -> dict[str, NDArray[np.float32]]:
-    """label id → float32 [N] of 1, 0 or NaN (unknown); `labels` maps ids to manifest columns."""
-    return {
-        label_id: np.array([row.labels.get(column, np.nan) for row in rows], np.float32)
-        for label_id, column in labels.items()
-    }
-
-
-def validation_labels(manifest: Manifest) -> tuple[LabelSet, dict[str, str]]:
-    """Queries for the label columns: CheXpert's prompts where they exist, else 'X is present.'"""
-    columns = {column_id(c): c for c in manifest.label_columns if column_id(c) != "no_finding"}
-    chexpert = [label for label in load_label_set("chexpert").labels if label.id in columns]
-    rest = [c for i, c in columns.items() if i not in {label.id for label in chexpert}]
-    others = list(set_from_names("manifest", rest).labels) if rest else []
-    return LabelSet("manifest", (*chexpert, *others)), columns
 
 
 def _check_splits(table: Lines) -> None:
@@ -218,8 +139,19 @@ def _is_file(path: Path) -> bool:
 
 def _row(number: int, cells: dict[str, str], labels: list[str]) -> Row:
     known = {c: int(float(cells[c])) for c in labels if cells[c].strip()}
-    text = cells.get("text", "").strip()
-    return Row(cells["image_path"].strip(), cells["split"].strip(), text, known, number)
+    return Row(
+        image_path=cells["image_path"].strip(),
+        split=cells["split"].strip(),
+        text=cells.get("text", "").strip(),
+        labels=known,
+        number=number,
+        patient=cells["patient_id"].strip(),
+        view="lateral" if _is_lateral(cells) else (cells.get("view") or "").strip() and "frontal",
+    )
+
+
+def _is_lateral(cells: dict[str, str]) -> bool:
+    return (cells.get("view") or "").strip().lower() in ("lateral", "ll", "rl")
 
 
 def _intensity(table: Lines) -> str:

@@ -1,0 +1,1 @@
+"""Datasets: every source read into rows and pictures."""

@@ -1,0 +1,78 @@
+"""CSV tables of hundreds of thousands of rows, plain or gzip, read row by row; their labels."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tier_infer.errors import UsageError
+from tier_train.data.dataset import Row
+
+Lines = Iterator[tuple[int, list[str]]]  # line in the file and its cells
+LABEL_VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": None, "-1.0": None, "": None}
+
+
+def read_table(path: Path, required: Sequence[str]) -> tuple[list[str], Lines]:
+    """The columns, and rows of as many cells.
+
+    Raises UsageError for a missing file or column and, while reading, for a damaged one.
+    """
+    rows = _rows(path)
+    _, columns = next(rows, (0, []))
+    missing = [column for column in required if column not in columns]
+    if missing:
+        raise UsageError(
+            f"{path} needs the columns {', '.join(required)}; missing: {', '.join(missing)}"
+        )
+    return columns, rows
+
+
+def known_labels(
+    table: Path, line: int, cells: list[str], columns: list[tuple[int, str]]
+) -> dict[str, int]:
+    """column name → 1 or 0, uncertain and blank left out; `columns`: index and name."""
+    try:
+        read = [(name, LABEL_VALUES[cells[i]]) for i, name in columns]
+    except KeyError:
+        raise UsageError(f"{table} line {line}: a label is not 1.0, 0.0, -1.0 or empty") from None
+    return {name: value for name, value in read if value is not None}
+
+
+def rows_digest(rows: Sequence[Row]) -> str:
+    """sha256 of everything that makes the pairs; ids go in and don't come out."""
+    digest = hashlib.sha256()
+    for row in rows:
+        parts = (row.number, row.split, row.view, row.image_path, row.text, row.labels)
+        digest.update("\x1f".join(map(str, parts)).encode() + b"\x1e")
+    return digest.hexdigest()
+
+
+def _rows(path: Path) -> Lines:
+    at, width = 0, 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as data:
+            text = io.TextIOWrapper(data, encoding="utf-8-sig", newline="")
+            reader = csv.reader(text, strict=True)
+            for row in reader:
+                at = reader.line_num
+                width = width or len(row)
+                if len(row) == width:
+                    yield at, row
+                elif row:  # an empty line is none
+                    raise UsageError(f"{path} line {at} has {len(row)} cells, the header {width}")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 after line {at}") from None
+    except csv.Error as error:
+        raise UsageError(f"{path} line {at + 1} is no CSV: {error}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise UsageError(
+            f"{path} is damaged after line {at}; fetch it again and compare it with the "
+            "publisher's SHA256SUMS.txt"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{path} can't be opened: {error.strerror}") from None

@@ -1,0 +1,179 @@
+"""MIMIC-CXR-JPG 2.0 and 2.1 from its stock root, nothing reformatted.
+
+ROOT/mimic-cxr-2.0.0-metadata.csv[.gz]   one row per image; the pairs come in its order
+ROOT/mimic-cxr-2.0.0-chexpert.csv[.gz]   14 labels per study: 1 and 0 count, -1 and blank do not
+ROOT/mimic-cxr-2.0.0-split.csv[.gz]      read for split_by = "official" only
+ROOT/files/p10/p10000032/s50414267/….jpg
+ROOT/files/p10/p10000032/s50414267.txt   or in the study's folder, or under a second root
+
+`files/` may be missing, as in the released code's own tree. An image whose study has no labels is
+no pair: the paper's 377,095 images are those that have them. Nor is one without an impression
+(319,446 remain there). Frontal is ViewPosition AP or PA, anything else lateral, as in that code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tier_infer.errors import UsageError
+from tier_train.data.big_tables import rows_digest
+from tier_train.data.dataset import Dataset, Row
+from tier_train.data.mimic_tables import (
+    Image,
+    Study,
+    find_table,
+    read_images,
+    read_labels,
+    read_splits,
+)
+from tier_train.data.reports import impression
+from tier_train.recipe import Recipe
+
+HELD_OUT = 0.1  # of the patients; paper, section 3.1
+RELEASED_SEED = 1  # of the released code's GroupShuffleSplit
+READERS, BATCH = 16, 256  # threads and reports per turn: a network file system answers slowly
+
+NO_LABELS, NO_REPORT = "no row in the chexpert table", "no report"
+EMPTY, NO_SPLIT, LATERAL = "empty impression", "no row in the split table", "lateral view"
+
+
+@dataclass
+class Tally:
+    """What is no pair, and why."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, int] = field(default_factory=dict)  # reason → line in the metadata table
+
+    def keep(self, good: bool, reason: str, line: int) -> bool:
+        if not good:
+            self.counts[reason] += 1
+            self.first.setdefault(reason, line)
+        return good
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(
+            f"left out, {reason}: {count} (first: line {self.first[reason]})"
+            for reason, count in self.counts.items()
+        )
+
+
+def read_mimic(root: Path, recipe: Recipe, reports: Path | None = None) -> tuple[Dataset, Tally]:
+    """The pairs under `root` by the recipe's impressions, split_by, split_seed and views.
+
+    Raises UsageError for a missing or damaged table and where no pair remains. Whether each image
+    exists is not looked at: data check and data cache do that.
+    """
+    tally = Tally()
+    columns, labels = read_labels(find_table(root, "chexpert"))
+    images = [
+        image
+        for image in read_images(find_table(root, "metadata"))
+        if tally.keep((image.subject, image.study) in labels, NO_LABELS, image.line)
+    ]
+    splits = _splits(root, images, recipe)
+    images = [
+        image
+        for image in images
+        if tally.keep(_is_seen(image, recipe), LATERAL, image.line)
+        and tally.keep(image.dicom in splits, NO_SPLIT, image.line)
+    ]
+    texts = _texts(images, report_folders(root, reports), recipe.impressions)
+    rows = []
+    prefix = "files/" if (root / "files").is_dir() else ""
+    for line, dicom, subject, study, view in images:
+        text = texts[subject, study]
+        if tally.keep(text is not None, NO_REPORT, line) and tally.keep(bool(text), EMPTY, line):
+            path = f"{prefix}{_folder(subject)}/s{study}/{dicom}.jpg"
+            known = labels[subject, study]
+            rows.append(Row(path, splits[dicom], text or "", known, line, subject, view))
+    if not rows:
+        raise UsageError(_nothing(root, reports, tally))
+    views = ("frontal", "lateral") if any(r.view == "lateral" for r in rows) else ("frontal",)
+    dataset = Dataset(
+        path=root,
+        name=root.resolve().name,
+        rows=tuple(rows),
+        label_columns=columns,
+        intensity="mimic-jpg",
+        views=views,
+        sha256=rows_digest(rows),
+        kind="mimic",
+        notes=tally.notes(),
+    )
+    return dataset, tally
+
+
+def report_folders(root: Path, reports: Path | None) -> list[Path]:
+    """Folders that hold p10 … p19 and may hold reports."""
+    roots = [reports, root] if reports else [root]
+    return [r / "files" if (r / "files").is_dir() else r for r in roots]
+
+
+def _is_seen(image: Image, recipe: Recipe) -> bool:
+    return recipe.views == "all" or image.view == "frontal"
+
+
+def _splits(root: Path, images: list[Image], recipe: Recipe) -> dict[str, str]:
+    """dicom_id → train, val or test."""
+    if recipe.split_by == "official":
+        return read_splits(find_table(root, "split"))
+    if recipe.split_by == "released_code":  # leaves laterals out before it splits
+        images = [image for image in images if _is_seen(image, recipe)]
+        order = np.random.RandomState(RELEASED_SEED).permutation
+    else:
+        order = np.random.default_rng(recipe.split_seed).permutation
+    patients = sorted({image.subject for image in images}, key=lambda s: (len(s), s))  # as numbers
+    # The first of a permutation, rounded up: with RandomState(1) those are the patients that
+    # scikit-learn's GroupShuffleSplit(test_size=0.1, random_state=1) holds out.
+    count = math.ceil(HELD_OUT * len(patients))
+    val = {patients[i] for i in order(len(patients))[:count]}
+    return {image.dicom: "val" if image.subject in val else "train" for image in images}
+
+
+def _texts(images: list[Image], folders: list[Path], rules: str) -> dict[Study, str | None]:
+    """study → its impression, "" where it has none, None where it has no report."""
+    studies = list(dict.fromkeys((image.subject, image.study) for image in images))
+    batches = [studies[i : i + BATCH] for i in range(0, len(studies), BATCH)]
+    places = [str(folder) for folder in folders]
+
+    def read(batch: list[Study]) -> list[tuple[Study, str | None]]:
+        reports = [(study, _report(places, *study)) for study in batch]
+        return [(s, None if r is None else impression(r, rules, s[1])) for s, r in reports]
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return dict(pair for batch in pool.map(read, batches) for pair in batch)
+
+
+def _report(folders: list[str], subject: str, study: str) -> str | None:
+    for folder in folders:
+        for place in (f"s{study}.txt", f"s{study}/s{study}.txt"):
+            try:
+                with open(f"{folder}/{_folder(subject)}/{place}", "rb") as file:
+                    text = file.read().decode("utf-8", errors="replace")
+            except OSError:
+                continue
+            return text.replace("\r\n", "\n").replace("\r", "\n")
+    return None
+
+
+def _folder(subject: str) -> str:
+    return f"p{subject[:2]}/p{subject}"
+
+
+def _nothing(root: Path, reports: Path | None, tally: Tally) -> str:
+    why = ", ".join(f"{count} have {reason}" for reason, count in tally.counts.items())
+    sentence = f"no image under {root} makes a pair ({why or 'the metadata table is empty'})"
+    if not tally.counts[NO_REPORT]:
+        return sentence
+    looked = " and ".join(str(folder) for folder in report_folders(root, reports))
+    return (
+        f"{sentence}; reports were looked for as p10/p10000032/s50414267.txt and "
+        f"p10/p10000032/s50414267/s50414267.txt in {looked}. They are a project of their own: "
+        "unpack mimic-cxr-reports.zip there, or name their root with mimic:ROOT,reports=DIR"
+    )

@@ -10,15 +10,21 @@ import torch
 
 from tests.conftest import DATA
 from tier_infer.geometry import GEOMETRIES
-from tier_train.image_encoder import ImageEncoder, build_trunk, normalise, unit_norm
+from tier_train.recipe import Recipe, recipe_from
+from tier_train.towers.image_encoder import ImageEncoder, build_trunk, normalise, unit_norm
 
 torch.set_num_threads(1)
+GEOMETRY = {"narrow": "small-112", "resnet50": "tier-224-imagenet"}
+
+
+def recipe_of(arch: str, **keys: object) -> Recipe:
+    return recipe_from({"arch": arch, "geometry": GEOMETRY[arch], **keys})
 
 
 @pytest.fixture(scope="module")
 def narrow() -> ImageEncoder:
     torch.manual_seed(0)
-    return ImageEncoder("narrow", 128, "norm_then_mean").eval()
+    return ImageEncoder(Recipe()).eval()
 
 
 def test_the_resnet50_trunk_has_torchvisions_keys_and_shapes() -> None:
@@ -31,7 +37,7 @@ def test_the_resnet50_trunk_has_torchvisions_keys_and_shapes() -> None:
 
 @pytest.mark.parametrize(("arch", "channels"), [("narrow", 128), ("resnet50", 2048)])
 def test_the_projection_has_biovils_keys(arch: str, channels: int) -> None:
-    state = ImageEncoder(arch, 96, "norm_then_mean").state_dict()
+    state = ImageEncoder(recipe_of(arch, embed_dim=96)).state_dict()
     projection = {k: tuple(v.shape) for k, v in state.items() if k.startswith("proj.")}
     assert projection == {
         "proj.0.weight": (96, channels, 1, 1),
@@ -52,7 +58,7 @@ def test_the_projection_has_biovils_keys(arch: str, channels: int) -> None:
 @pytest.mark.parametrize("pool", ["norm_then_mean", "mean_then_norm"])
 def test_shapes_and_unit_norms(arch: str, shape: tuple[int, ...], pool: str) -> None:
     torch.manual_seed(1)
-    encoder = ImageEncoder(arch, 128, pool).eval()
+    encoder = ImageEncoder(recipe_of(arch, global_pool=pool)).eval()
     with torch.no_grad():
         image_e, patch_e = encoder(torch.randn(shape))
     assert image_e.shape == (shape[0], 128)

@@ -6,20 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from tier_train.impressions import write_impression
-from tier_train.phantom import sample_case
-from tier_train.text_encoder import (
-    SPECIAL,
-    TextEncoder,
-    Tokenizer,
-    build_bert,
-    embed_prompts,
-    train_vocabulary,
-)
+from tier_train.phantoms.impressions import write_impression
+from tier_train.phantoms.phantom import sample_case
+from tier_train.recipe import Recipe
+from tier_train.towers.text_encoder import TextEncoder, embed_prompts
+from tier_train.towers.wordpiece import SPECIAL, WordPiece, train_vocabulary
 
 torch.set_num_threads(1)
 CLS, SEP, PAD = SPECIAL.index("[CLS]"), SPECIAL.index("[SEP]"), SPECIAL.index("[PAD]")
 LONG = "the heart is enlarged and " * 60
+RECIPE = Recipe(text_width=32, embed_dim=16)
 PROMPTS = ["Edema is present.", "The cardiac silhouette is mildly enlarged.", "No edema."]
 
 
@@ -38,14 +34,14 @@ def vocab() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(vocab: list[str]) -> Tokenizer:
-    return Tokenizer(vocab, 128)
+def tokenizer(vocab: list[str]) -> WordPiece:
+    return WordPiece(vocab, 128)
 
 
 @pytest.fixture(scope="module")
 def encoder(vocab: list[str]) -> TextEncoder:
     torch.manual_seed(0)
-    return TextEncoder(build_bert(len(vocab), 32, 2, 2, 0.0), 32, 16).eval()
+    return TextEncoder(RECIPE, len(vocab)).eval()
 
 
 @pytest.mark.parametrize("size", [120, 300, 2000])
@@ -69,7 +65,7 @@ def test_words_seen_twice_are_whole_pieces() -> None:
     assert "edema" in vocab
 
 
-def test_ids_are_positions_in_the_vocabulary(vocab: list[str], tokenizer: Tokenizer) -> None:
+def test_ids_are_positions_in_the_vocabulary(vocab: list[str], tokenizer: WordPiece) -> None:
     ids, mask = tokenizer(["There is pulmonary edema.", "No edema."])
     assert ids.dtype == mask.dtype == torch.int64
     for row, counted, sentence in zip(
@@ -82,30 +78,30 @@ def test_ids_are_positions_in_the_vocabulary(vocab: list[str], tokenizer: Tokeni
         assert all(vocab[i] == "[PAD]" for i in row[~counted.bool()])
 
 
-def test_a_stored_vocabulary_gives_the_same_ids(vocab: list[str], tokenizer: Tokenizer) -> None:
-    rebuilt = Tokenizer(list(tokenizer.vocab), tokenizer.max_tokens, tokenizer.lower_case)
+def test_a_stored_vocabulary_gives_the_same_ids(vocab: list[str], tokenizer: WordPiece) -> None:
+    rebuilt = WordPiece(list(tokenizer.vocab), tokenizer.max_tokens, tokenizer.lower_case)
     for ours, theirs in zip(tokenizer(_reports(20)), rebuilt(_reports(20)), strict=True):
         assert torch.equal(ours, theirs)
     assert rebuilt.vocab == vocab
 
 
-def test_case_matters_only_when_asked(vocab: list[str], tokenizer: Tokenizer) -> None:
+def test_case_matters_only_when_asked(vocab: list[str], tokenizer: WordPiece) -> None:
     lower, upper = tokenizer(["edema"])[0], tokenizer(["EDEMA"])[0]
     assert torch.equal(lower, upper)
-    cased = Tokenizer(vocab, 128, lower_case=False)
+    cased = WordPiece(vocab, 128, lower_case=False)
     assert not torch.equal(cased(["edema"])[0], cased(["EDEMA"])[0])
 
 
 @pytest.mark.parametrize("limit", [3, 8, 128])
 def test_long_text_is_cut_at_max_tokens(vocab: list[str], limit: int) -> None:
-    ids, mask = Tokenizer(vocab, limit)([LONG, "edema"])
+    ids, mask = WordPiece(vocab, limit)([LONG, "edema"])
     assert ids.shape == mask.shape == (2, limit)
     assert mask[0].all()
     assert ids[0, -1] == SEP
     assert mask[1].tolist() == [1, 1, 1] + [0] * (limit - 3)
 
 
-def test_cls_comes_first_and_padding_last(tokenizer: Tokenizer) -> None:
+def test_cls_comes_first_and_padding_last(tokenizer: WordPiece) -> None:
     ids, mask = tokenizer(["", "edema", "No edema or effusion."])
     assert (ids[:, 0] == CLS).all()
     assert ((ids == PAD) == (mask == 0)).all()
@@ -114,11 +110,11 @@ def test_cls_comes_first_and_padding_last(tokenizer: Tokenizer) -> None:
     assert all(int(row[count - 1]) == SEP for row, count in zip(ids, mask.sum(1), strict=True))
 
 
-def test_an_unknown_character_is_unk(tokenizer: Tokenizer) -> None:
+def test_an_unknown_character_is_unk(tokenizer: WordPiece) -> None:
     assert SPECIAL.index("[UNK]") in tokenizer(["肺"])[0]
 
 
-def test_token_embeddings_have_unit_norm(encoder: TextEncoder, tokenizer: Tokenizer) -> None:
+def test_token_embeddings_have_unit_norm(encoder: TextEncoder, tokenizer: WordPiece) -> None:
     with torch.no_grad():
         token_e = encoder(*tokenizer(PROMPTS))
     assert token_e.shape[::2] == (3, 16)
@@ -126,7 +122,7 @@ def test_token_embeddings_have_unit_norm(encoder: TextEncoder, tokenizer: Tokeni
     assert (token_e.norm(dim=-1) - 1).abs().max() < 1e-5
 
 
-def test_padding_does_not_change_an_embedding(encoder: TextEncoder, tokenizer: Tokenizer) -> None:
+def test_padding_does_not_change_an_embedding(encoder: TextEncoder, tokenizer: WordPiece) -> None:
     with torch.no_grad():
         batch = encoder(*tokenizer([*PROMPTS, LONG]))
         for row, prompt in enumerate(PROMPTS):
@@ -134,7 +130,7 @@ def test_padding_does_not_change_an_embedding(encoder: TextEncoder, tokenizer: T
             assert (batch[row, : len(alone)] - alone).abs().max() < 1e-5
 
 
-def test_a_prompts_embedding_is_its_cls(encoder: TextEncoder, tokenizer: Tokenizer) -> None:
+def test_a_prompts_embedding_is_its_cls(encoder: TextEncoder, tokenizer: WordPiece) -> None:
     with torch.no_grad():
         expected = encoder(*tokenizer(PROMPTS))[:, 0]
     embedded = embed_prompts(encoder, tokenizer, PROMPTS)
@@ -144,7 +140,7 @@ def test_a_prompts_embedding_is_its_cls(encoder: TextEncoder, tokenizer: Tokeniz
     assert (reverse.flip(0) - embedded).abs().max() < 1e-5
 
 
-def test_other_words_embed_elsewhere(encoder: TextEncoder, tokenizer: Tokenizer) -> None:
+def test_other_words_embed_elsewhere(encoder: TextEncoder, tokenizer: WordPiece) -> None:
     embedded = embed_prompts(encoder, tokenizer, PROMPTS)
     assert torch.pdist(embedded).min() > 1e-3
 

@@ -1,8 +1,4 @@
-"""BERT and its projection: impressions → one unit-norm embedding per token, token 0 is [CLS].
-
-Every token goes through the same head as [CLS] (TIER, section 2.2), so words and images meet in
-one space. Keys follow CXR-BERT: `text.*` the BERT, `text_head.*` its cls_projection_head.
-"""
+"""BERT's WordPiece: a vocabulary learnt from the training text, or a published one."""
 
 from __future__ import annotations
 
@@ -12,10 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from tier_train.image_encoder import unit_norm
+from torch import Tensor
 
 if TYPE_CHECKING:
     from transformers import BertTokenizer
@@ -23,50 +16,6 @@ if TYPE_CHECKING:
 ALPHABET = string.ascii_lowercase + string.digits + ".,;:-/()%'"
 MIN_COUNT = 2  # words and pairs seen once teach nothing
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-
-
-class ProjectionHead(nn.Module):
-    """Linear, GELU, LayerNorm, Linear: CXR-BERT's head with its key names."""
-
-    def __init__(self, width: int, embed_dim: int) -> None:
-        super().__init__()
-        self.dense_to_hidden = nn.Linear(width, embed_dim)
-        self.LayerNorm = nn.LayerNorm(embed_dim, eps=1e-12)
-        self.dense_to_output = nn.Linear(embed_dim, embed_dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = nn.functional.gelu(self.dense_to_hidden(x))
-        projected: Tensor = self.dense_to_output(self.LayerNorm(hidden))
-        return projected
-
-
-def build_bert(vocab_size: int, width: int, layers: int, heads: int, dropout: float) -> nn.Module:
-    from transformers import BertConfig, BertModel  # 10 s to import: only when a network is built
-
-    config = BertConfig(
-        vocab_size=vocab_size,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        max_position_embeddings=512,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )
-    bert: nn.Module = BertModel(config, add_pooling_layer=False)
-    return bert
-
-
-class TextEncoder(nn.Module):
-    def __init__(self, bert: nn.Module, width: int, embed_dim: int) -> None:
-        super().__init__()
-        self.text = bert
-        self.text_head = ProjectionHead(width, embed_dim)
-
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """ids, mask: int64 [N, T], mask 1 for a token and 0 for padding → token_e [N, T, D]."""
-        hidden = self.text(input_ids=ids, attention_mask=mask).last_hidden_state
-        return unit_norm(self.text_head(hidden))
 
 
 def train_vocabulary(sentences: Sequence[str], size: int) -> list[str]:
@@ -120,8 +69,8 @@ def _merge(word: list[str], pair: tuple[str, str], merged: str) -> list[str]:
     return out
 
 
-class Tokenizer:
-    """BERT WordPiece over a stored vocabulary; it travels in the checkpoint as strings."""
+class WordPiece:
+    """BERT's tokenizer over a stored vocabulary; it travels in the checkpoint as strings."""
 
     def __init__(self, vocab: list[str], max_tokens: int, lower_case: bool = True) -> None:
         from transformers import BertTokenizer
@@ -131,6 +80,10 @@ class Tokenizer:
         self.lower_case = lower_case
         table = {piece: index for index, piece in enumerate(vocab)}
         self._bert: BertTokenizer = BertTokenizer(vocab=table, do_lower_case=lower_case)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.vocab)
 
     def __call__(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
         """ids and mask, int64 [N, T]: [CLS] words [SEP], truncated at max_tokens, then padding."""
@@ -148,10 +101,13 @@ class Tokenizer:
         ids: list[int] = self._bert(sentence)["input_ids"]
         return ids
 
+    def can_read(self, sentence: str) -> bool:
+        return self.vocab.index("[UNK]") not in self.uncut(sentence)
 
-def embed_prompts(encoder: TextEncoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> Tensor:
-    """float32 [K, D]: the [CLS] embedding of each prompt, unit norm, padding-independent order."""
-    with torch.no_grad():
-        ids, mask = tokenizer(prompts)
-        cls: Tensor = encoder(ids, mask)[:, 0]
-    return cls
+    def state(self) -> dict[str, object]:
+        return {
+            "kind": "wordpiece",
+            "vocab": self.vocab,
+            "max_tokens": self.max_tokens,
+            "lower_case": self.lower_case,
+        }

@@ -1,4 +1,4 @@
-"""ResNet trunk and projection: images → 7×7 unit-norm patches and one global embedding (Fig. 2).
+"""Trunk and projection: images → g×g unit-norm patches and one global embedding (Fig. 2); g = 7.
 
 The trunk carries torchvision's key names, so ImageNet and BioViL weights load by name; it's our own
 code because torchvision has no build that goes with every CPU build of torch.
@@ -11,11 +11,12 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-ARCHITECTURES = ("narrow", "resnet50")
+from tier_train.recipe import Recipe
 
 
 def unit_norm(v: Tensor) -> Tensor:
     """v / |v| over the last dimension. Spelled out: F.normalize makes 50 more engine layers."""
+    v = v.float() if v.dtype in (torch.bfloat16, torch.float16) else v  # under autocast
     return v / (v * v).sum(-1, keepdim=True).clamp_min(1e-24).sqrt()  # the root of 0 has no slope
 
 
@@ -106,38 +107,57 @@ class ResNet(nn.Module):
         return x
 
 
-def build_trunk(arch: str) -> ResNet:
-    """narrow: 1 channel, stride 16, 112 px → 7×7. resnet50: 3 channels, stride 32, 224 px → 7×7."""
-    if arch == "resnet50":
-        return ResNet(Bottleneck, (3, 64, 7, 3), (64, 128, 256, 512), (3, 4, 6, 3))
-    return ResNet(BasicBlock, (1, 32, 3, 2), (32, 64, 128), (1, 1, 1))
+def build_trunk(arch: str, patch_layer: str = "last") -> nn.Module:
+    """narrow: 1 channel, stride 16. resnet50: 3 channels, stride 32, or 16 without its last stage.
+    vit-b32: 3 channels, stride 32; gives ([CLS], grid)."""
+    if arch == "narrow":
+        return ResNet(BasicBlock, (1, 32, 3, 2), (32, 64, 128), (1, 1, 1))
+    if arch == "vit-b32":
+        from tier_train.towers.vit import ViTTrunk
+
+        return ViTTrunk()
+    stages = 3 if patch_layer == "layer3" else 4
+    widths, depths = (64, 128, 256, 512)[:stages], (3, 4, 6, 3)[:stages]
+    return ResNet(Bottleneck, (3, 64, 7, 3), widths, depths)
+
+
+def build_projector(kind: str, channels: int, embed_dim: int) -> nn.Sequential:
+    """1×1 convolutions, so that every patch goes through them; keys as BioViL's projector."""
+    first = nn.Conv2d(channels, embed_dim, 1, bias=False)
+    if kind == "linear":
+        return nn.Sequential(OrderedDict({"0": first}))
+    return nn.Sequential(
+        OrderedDict(
+            {
+                "0": first,
+                "1": nn.BatchNorm2d(embed_dim),
+                "2": nn.ReLU(inplace=True),
+                "3": nn.Conv2d(embed_dim, embed_dim, 1),
+            }
+        )
+    )
 
 
 class ImageEncoder(nn.Module):
-    """Trunk, then the projection as 1×1 convolutions, so that every patch goes through it."""
-
-    def __init__(self, arch: str, embed_dim: int, global_pool: str) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.trunk = build_trunk(arch)
-        self.proj = nn.Sequential(  # keys proj.{0,1,3}.*, as BioViL's projector
-            OrderedDict(
-                {
-                    "0": nn.Conv2d(self.trunk.channels, embed_dim, 1, bias=False),
-                    "1": nn.BatchNorm2d(embed_dim),
-                    "2": nn.ReLU(inplace=True),
-                    "3": nn.Conv2d(embed_dim, embed_dim, 1),
-                }
-            )
-        )
-        self.global_pool = global_pool
+        self.trunk = build_trunk(recipe.arch, recipe.patch_layer)
+        channels = self.trunk.channels
+        assert isinstance(channels, int)
+        self.proj = build_projector(recipe.projector, channels, recipe.embed_dim)
+        self.global_pool = recipe.global_pool
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x: float32 [N, C, H, W], normalised → image_e [N, D], patch_e [N, 7, 7, D], unit norm."""
-        projected = self.proj(self.trunk(x)).permute(0, 2, 3, 1)  # [N, 7, 7, D]
+        """x: float32 [N, C, H, W], normalised → image_e [N, D], patch_e [N, g, g, D], unit norm."""
+        features = self.trunk(x)
+        cls, grid = features if isinstance(features, tuple) else (None, features)
+        projected = self.proj(grid).permute(0, 2, 3, 1)  # [N, g, g, D]
         patch_e = unit_norm(projected)
+        if self.global_pool == "cls":
+            assert cls is not None  # the recipe allows it for a transformer only
+            return unit_norm(self.proj(cls[:, :, None, None]).flatten(1)), patch_e
         pooled = patch_e if self.global_pool == "norm_then_mean" else projected
-        image_e = unit_norm(pooled.mean((1, 2)))
-        return image_e, patch_e
+        return unit_norm(pooled.mean((1, 2))), patch_e
 
 
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

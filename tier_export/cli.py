@@ -25,8 +25,8 @@ class Guarded(click.Command):
     "--queries",
     multiple=True,
     metavar="SET",
-    help="Label set: chexpert, pneumonia or a TOML file; may be repeated, the first is the "
-    "default set. Default: chexpert.",
+    help="Label set: a packaged name such as chexpert, or a TOML file; may be repeated, the first "
+    "is the default set. Default: what the checkpoint's recipe names as its prompts.",
 )
 @click.option(
     "--crops",
@@ -44,7 +44,7 @@ def main(
 
     The bundle appears only when its scores equal PyTorch's within the gates (exit 5 otherwise).
     """
-    from tier_train.cli import prepare_process
+    from tier_train.cli.process import prepare_process
 
     prepare_process(None)
     try:
@@ -61,10 +61,11 @@ def main(
 
     target = Path(output)
     check_target(target)
-    sets = [load_label_set(source) for source in queries or ("chexpert",)]
+    sets = [load_label_set(source) for source in queries]
     if len({s.id for s in sets}) != len(sets):
         raise UsageError("two label sets have the same name")
     checkpoint = load_checkpoint(ckpt)
+    sets = sets or [load_label_set(checkpoint.recipe.prompts)]
     if checkpoint.alarm:
         click.echo(f"tier-export: collapse alarm in training: {checkpoint.alarm}", err=True)
     measured_on = manifest_crops(crops, checkpoint) if crops else phantom_crops(checkpoint)

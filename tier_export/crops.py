@@ -13,8 +13,9 @@ from tier_infer.images import load_image
 from tier_infer.intensity import to_8bit
 from tier_infer.label_sets import column_id
 from tier_train.checkpoint import Checkpoint
-from tier_train.manifest import read_manifest, truth_table
-from tier_train.phantom import FINDINGS, draw_phantom
+from tier_train.data.dataset import truth_table
+from tier_train.data.manifest import read_manifest
+from tier_train.phantoms.phantom import FINDINGS, draw_phantom
 
 PHANTOM_SEED = 20221213  # no training set uses it: the first version of the paper's date
 PHANTOM_COUNT = 320  # at a prevalence of 0.16 about 51 × 269 pairs a label, 7e-5 of AUC each
@@ -22,9 +23,12 @@ MAX_CROPS = 512
 
 
 def phantom_crops(checkpoint: Checkpoint, count: int = PHANTOM_COUNT) -> Crops:
-    """uint8 [count, H, W] through the checkpoint's own intensity and geometry presets."""
+    """uint8 [count, H, W] through the checkpoint's own intensity and geometry presets.
+
+    Drawn as large as they will be resized, so that the network sees details of every scale.
+    """
     geometry = GEOMETRIES[checkpoint.recipe.geometry]
-    drawn = [draw_phantom(PHANTOM_SEED, index) for index in range(count)]
+    drawn = [draw_phantom(PHANTOM_SEED, index, geometry.resize) for index in range(count)]
     pixels = [to_crop(to_8bit(p.pixels, checkpoint.intensity), geometry) for p in drawn]
     truth = {n: np.array([p.labels[n] for p in drawn], np.float32) for n in FINDINGS}
     return Crops(np.stack(pixels), truth, f"{count} phantoms")
@@ -43,7 +47,11 @@ def manifest_crops(path: Path, checkpoint: Checkpoint, limit: int = MAX_CROPS) -
     crops = []
     for row in rows:
         try:
-            image = load_image(path.parent / row.image_path, checkpoint.intensity)
+            image = load_image(
+                manifest.folder / row.image_path,
+                checkpoint.intensity,
+                high_byte=geometry.high_byte,
+            )
             crops.append(to_crop(image.grey, geometry))
         except RefusedImage as refusal:
             raise UsageError(f"{path} line {row.number}, {row.image_path}: {refusal}") from None

@@ -24,14 +24,15 @@ from tier_export.parity import (
     compare,
     onnx_encoder,
     onnx_query,
-    outputs,
+    scored,
 )
 from tier_infer.bundle import ENCODERS, Manifest, load_bundle, sha256
 from tier_infer.errors import UsageError
 from tier_infer.files import sync_folder, write_atomic
-from tier_infer.geometry import GEOMETRIES, GRID
+from tier_infer.geometry import GEOMETRIES, described
 from tier_infer.label_sets import LabelSet
 from tier_train.checkpoint import Checkpoint
+from tier_train.recipe import grid_side
 from tier_train.zero_shot import encode_images, query_table
 
 Files = dict[str, bytes]
@@ -48,14 +49,14 @@ def export(
 ) -> Manifest:
     """Writes `target`, or raises ParityError and leaves what was there."""
     check_target(target)
-    geometry = GEOMETRIES[checkpoint.recipe.geometry]
+    recipe = checkpoint.recipe
     say("building image_encoder.onnx")
-    encoder = encoder_graph(checkpoint.model, geometry)
-    signature = check_signature(encoder, geometry, checkpoint.recipe.embed_dim)
+    encoder = encoder_graph(checkpoint.model, recipe)
+    signature = check_signature(encoder, recipe)
     graphs = {"fp32": encoder}
     if fp16:
         graphs["fp16"] = to_fp16(encoder)
-        check_signature(graphs["fp16"], geometry, checkpoint.recipe.embed_dim)
+        check_signature(graphs["fp16"], recipe)
         if half_share(graphs["fp16"]) < 0.95:
             raise RuntimeError(f"only {half_share(graphs['fp16']):.0%} of the FP16 twin is half")
     files = {ENCODERS[p]: graph.SerializeToString() for p, graph in graphs.items()}
@@ -76,10 +77,8 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """parity: precision → worst figures and, under `proofs`, each machine's proof."""
     tables = torch_tables(checkpoint, sets)
-    reference = {
-        s.id: outputs(torch_encoder(checkpoint), torch_score(tables[s.id]), crops.pixels)
-        for s in sets
-    }
+    exact = torch_encoder(checkpoint)(crops.pixels)
+    reference = {s.id: scored(*exact, torch_score(tables[s.id])) for s in sets}
     report: dict[str, dict[str, Any]] = {
         "crops": {"source": crops.source, "sha256": sha256(crops.pixels.tobytes())}
     }
@@ -91,14 +90,10 @@ def measure(
         if precision == "fp16":
             encoders["torch cpu, half activations"] = half_encoder(checkpoint)
         for proof, encode in encoders.items():
-            image, patches = encode(crops.pixels)
+            encoded = encode(crops.pixels)
             for s in sets:
-                found = compare(
-                    reference[s.id],
-                    outputs(lambda _: (image, patches), onnx_query(queries[s.id]), crops.pixels),  # noqa: B023
-                    s,
-                    crops,
-                )
+                after = scored(*encoded, onnx_query(queries[s.id]))
+                found = compare(reference[s.id], after, s, crops)
                 check(precision, proof, found)
                 proofs[proof if len(sets) == 1 else f"{proof}, {s.id}"] = found
         report[precision] = {"proofs": proofs} | _worst(list(proofs.values()))
@@ -118,7 +113,7 @@ def torch_tables(checkpoint: Checkpoint, sets: list[LabelSet]) -> dict[str, torc
 
 def torch_encoder(checkpoint: Checkpoint) -> Encode:
     def encode(pixels: NDArray[Any]) -> tuple[Floats, Floats]:
-        image_e, patch_e = encode_images(checkpoint.model, pixels)
+        image_e, patch_e = encode_images(checkpoint.model, pixels, batch=16)
         return image_e.numpy(), patch_e.numpy()
 
     return encode
@@ -157,12 +152,21 @@ def describe(
         "inputs": {"embeddings": ["M", recipe.embed_dim]},
         "outputs": {"scores": ["M", "L"]},
     }
-    geometry = asdict(GEOMETRIES[recipe.geometry])
+    source = {
+        "sha256": checkpoint.sha256,
+        "recipe": asdict(recipe),
+        "text_sha256": checkpoint.text_sha256,
+        "alarm": checkpoint.alarm,
+    }
+    for key in ("patches", "notes"):  # of imported weights; patches "not trained": no evidence
+        if key in checkpoint.training:
+            source[key] = checkpoint.training[key]
+    cells = grid_side(recipe)
     return Manifest(
         name=name,
         embed_dim=recipe.embed_dim,
-        grid=(GRID, GRID),
-        geometry=geometry | {k: list(geometry[k]) for k in ("mean", "std")},
+        grid=(cells, cells),
+        geometry=described(GEOMETRIES[recipe.geometry]),
         intensity=checkpoint.intensity,
         global_pool=recipe.global_pool,
         graph={"encoder": signature, "query": query_io},
@@ -181,14 +185,7 @@ def describe(
             for s in sets
         },
         default_set=sets[0].id,
-        checkpoint=[
-            {
-                "sha256": checkpoint.sha256,
-                "recipe": asdict(recipe),
-                "text_sha256": checkpoint.text_sha256,
-                "alarm": checkpoint.alarm,
-            }
-        ],
+        checkpoint=[source],
         training_data=str(checkpoint.training.get("data", "unknown")),
         parity=parity,
         golden={p: {"sha256": sha256(data), "bytes": len(data)} for p, data in golden.items()},

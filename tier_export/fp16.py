@@ -1,90 +1,132 @@
 """The FP16 twin: precision in the graph, strongly typed, float32 at both ends.
 
 TensorRT 11 has no FP16 flag any more: an engine computes in the types that the graph states. So
-the convolution tower becomes half; the division by 255, the normalisation, the unit norms and the
-mean stay float32, where half would lose what it gains. A stem with few weights per output stays
-float32 too (`MIN_FAN_IN`).
+the tower becomes half, that is every operator between the heavy products of a ResNet or a vision
+transformer. The division by 255, the normalisation, the unit norms, the mean and every LayerNorm
+stay float32, where half would lose what it gains. A stem with few weights per output stays float32
+too (`MIN_FAN_IN`).
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
 
-from tier_train.image_encoder import ImageEncoder, normalise
 from tier_train.model import DualEncoder
+from tier_train.towers.image_encoder import ImageEncoder
 
-TOWER = {"Conv", "Relu", "Add", "MaxPool"}  # all that may stand between the first and the last Conv
+HEAVY = {"Conv", "Gemm", "MatMul"}
+SHAPES = {"Concat", "Reshape", "Shape", "Squeeze", "Transpose", "Unsqueeze"}
+PARTS = {"Gather", "Slice", "Split"}
+TOWER = HEAVY | SHAPES | PARTS | {"Add", "MaxPool", "Mul", "Relu", "Sigmoid", "Softmax"}
+KEPT = {"LayerNormalization"}  # as in CLIP's own half arithmetic: squares beyond 65504 are infinite
 # Rounding errors average out over the weights of one output. The narrow network's stem has 9 of
 # them and alone made two thirds of the FP16 error (1.5e-3 of 2.1e-3 in Z); ResNet-50's has 147.
 MIN_FAN_IN = 32
+UP, DOWN = "_fp32", "_fp16"  # what a tensor is called in the precision it was not made in
 
 
 def to_fp16(source: onnx.ModelProto) -> onnx.ModelProto:
     """The BN-folded fp32 encoder → its FP16 twin; the source is left as it is."""
-    model = onnx.ModelProto()
-    model.CopyFrom(source)
-    nodes = list(model.graph.node)
-    fan_in = {t.name: int(np.prod(t.dims[1:])) for t in model.graph.initializer}
-    convs = [
-        i
-        for i, node in enumerate(nodes)
-        if node.op_type == "Conv" and fan_in[node.input[1]] >= MIN_FAN_IN
-    ]
-    if not convs:
-        raise RuntimeError("the encoder has no Conv, so there is no tower to convert")
-    first, last = convs[0], convs[-1]
-    tower = nodes[first : last + 1]
-    foreign = sorted({node.op_type for node in tower} - TOWER)
-    if foreign:
-        raise RuntimeError(
-            f"the tower holds {', '.join(foreign)}, which this converter leaves alone"
-        )
-    _halve_weights(model, tower)
-    # The half tensor keeps its name inside the tower; the two ends get float32 names of their own.
-    entry, exit_ = nodes[first].input[0], nodes[last].output[0]
-    into, out_of = f"{entry}_fp16", f"{exit_}_fp16"
-    made_inside = {name for node in tower for name in node.output} | {entry, *fan_in}
-    for node in tower:
+    model = onnx.shape_inference.infer_shapes(source, strict_mode=True)
+    floats = _float_tensors(model)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    tower = _tower(model)
+    half = [i in tower and node.op_type not in KEPT for i, node in enumerate(model.graph.node)]
+    made_half = {
+        name for node, h in zip(model.graph.node, half, strict=True) if h for name in node.output
+    }
+    cast: set[str] = set()
+    nodes = []
+    for node, is_half in zip(model.graph.node, half, strict=True):
         for slot, name in enumerate(node.input):
-            if name not in made_inside or name == exit_:
-                raise RuntimeError(f"{name} enters the tower beside {entry}")
-            if name == entry:
-                node.input[slot] = into
-    nodes[last].output[0] = out_of
-    down = helper.make_node("Cast", [entry], [into], name="to_fp16", to=TensorProto.FLOAT16)
-    up = helper.make_node("Cast", [out_of], [exit_], name="to_fp32", to=TensorProto.FLOAT)
+            if name not in floats:
+                continue
+            if is_half != (name in made_half):  # the edge leads from one precision into the other
+                node.input[slot] = name + (DOWN if is_half else UP)
+                if name not in cast and name not in weights:
+                    kind = TensorProto.FLOAT16 if is_half else TensorProto.FLOAT
+                    nodes.append(_cast(name, node.input[slot], kind))
+                cast.add(name)
+        nodes.append(node)
     del model.graph.node[:]
-    model.graph.node.extend([*nodes[:first], down, *tower, up, *nodes[last + 1 :]])
+    model.graph.node.extend(nodes)
+    _halve_weights(model)
     del model.graph.value_info[:]  # stated float32; shape inference states them anew
     onnx.checker.check_model(model, full_check=True)
     return onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
 
-def _halve_weights(model: onnx.ModelProto, tower: list[onnx.NodeProto]) -> None:
-    inside = {name for node in tower for name in node.input}
-    outside = {
-        name
-        for node in model.graph.node
-        if not any(node is t for t in tower)
-        for name in node.input
-    }
-    for tensor in model.graph.initializer:
-        if tensor.name not in inside or tensor.data_type != TensorProto.FLOAT:
-            continue
-        if tensor.name in outside:
-            raise RuntimeError(f"{tensor.name} is used in both precisions")
-        values = numpy_helper.to_array(tensor)
-        if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
-            raise RuntimeError(f"{tensor.name} does not fit into half precision")
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), tensor.name))
+def _tower(model: onnx.ModelProto) -> set[int]:
+    """Indices of the nodes with a heavy product at or before them, and one at or behind them.
+
+    So the unit norms, which come last, and the resampling before the first Conv stay outside.
+    """
+    nodes = list(model.graph.node)
+    fan_in = {t.name: int(np.prod(t.dims[1:])) for t in model.graph.initializer}
+    reached: set[str] = set()  # tensors behind the first Conv
+    behind = []
+    for i, node in enumerate(nodes):
+        starts = node.op_type == "Conv" and fan_in[node.input[1]] >= MIN_FAN_IN
+        if starts or reached & set(node.input):
+            reached |= set(node.output)
+            behind.append(i)
+    needed: set[str] = set()  # tensors that a heavy product is made of
+    tower = set()
+    for i in reversed(behind):
+        if nodes[i].op_type in HEAVY or needed & set(nodes[i].output):
+            needed |= set(nodes[i].input)
+            tower.add(i)
+    if not tower:
+        raise RuntimeError("the encoder has no Conv, so there is no tower to convert")
+    foreign = sorted({nodes[i].op_type for i in tower} - TOWER - KEPT)
+    if foreign:
+        raise RuntimeError(
+            f"the tower holds {', '.join(foreign)}, which this converter leaves alone"
+        )
+    return tower
+
+
+def _float_tensors(model: onnx.ModelProto) -> set[str]:
+    """Names of the float32 tensors; shapes and indices are integers and have no half."""
+    values = [*model.graph.input, *model.graph.value_info, *model.graph.output]
+    kinds = {v.name: v.type.tensor_type.elem_type for v in values}
+    kinds |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    unknown = {name for node in model.graph.node for name in node.output} - set(kinds)
+    if unknown:
+        raise RuntimeError(f"the type of {min(unknown)} can't be inferred")
+    return {name for name, kind in kinds.items() if kind == TensorProto.FLOAT}
+
+
+def _cast(name: str, to: str, kind: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [name], [to], name=f"cast_{to}", to=kind)
+
+
+def _halve_weights(model: onnx.ModelProto) -> None:
+    """Adds what half operators ask for, drops what nobody asks for any more. The exporter stores
+    equal weights once, so one may be needed in both precisions."""
+    used = {name for node in model.graph.node for name in node.input}
+    stored = list(model.graph.initializer)
+    del model.graph.initializer[:]
+    for tensor in stored:
+        if tensor.name + DOWN in used:
+            values = numpy_helper.to_array(tensor)
+            if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+                raise RuntimeError(f"{tensor.name} does not fit into half precision")
+            half = numpy_helper.from_array(values.astype(np.float16), tensor.name + DOWN)
+            model.graph.initializer.append(half)
+        if tensor.name in used:
+            model.graph.initializer.append(tensor)
 
 
 def half_share(model: onnx.ModelProto) -> float:
@@ -102,32 +144,60 @@ class HalfEncoder(nn.Module):
     tensor cores do. torch has half convolutions for CPUs, too, but slow ones.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()
+        self.network_input = model.network_input
         self.image = fold(model.image)
-        stem = self.image.trunk.conv1
-        kept = stem if stem.weight[0].numel() < MIN_FAN_IN else None
-        for module in self.image.modules():
-            if isinstance(module, nn.Conv2d) and module is not kept:
-                module.to(torch.float16).to(torch.float32)
-                module.register_forward_hook(lambda _, args, x: rounded(x))
-            elif isinstance(module, nn.ReLU) and not (kept and module is self.image.trunk.relu):
-                module.register_forward_pre_hook(lambda _, args: (rounded(args[0]),))
-        if kept:  # then half begins behind the max-pool
-            self.image.trunk.maxpool.register_forward_hook(lambda _, args, x: rounded(x))
-        else:
-            stem.register_forward_pre_hook(lambda _, args: (rounded(args[0]),))
-        self.register_buffer("mean", model.mean)
-        self.register_buffer("std", model.std)
+        trunk = self.image.trunk
+        parts = ["trunk"]
+        if trunk.get_parameter("conv1.weight")[0].numel() < MIN_FAN_IN:  # half begins behind it
+            parts = [f"trunk.{name}" for name, _ in trunk.named_children() if "layer" in name]
+        for name in (*parts, "proj"):
+            self.image.set_submodule(name, HalfPart(self.image.get_submodule(name)))
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """pixels: uint8 [N, H, W] → image_e [N, D], patch_e [N, 7, 7, D], float32."""
-        image_e, patch_e = self.image(normalise(pixels, self.mean, self.std))
+        """pixels: uint8 [N, H, W] → image_e [N, D], patch_e [N, g, g, D], float32."""
+        image_e, patch_e = self.image(self.network_input(pixels))
         return image_e, patch_e
+
+
+class HalfPart(nn.Module):
+    """A tower, or a part of one, in half arithmetic; it rounds the weights of the module given."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        for module in inner.modules():
+            if not isinstance(module, nn.LayerNorm):
+                for weight in module.parameters(recurse=False):
+                    weight.data = rounded(weight.data)
+
+    def forward(self, x: Tensor) -> Any:
+        with _Rounding():
+            return self.inner(rounded(x))
+
+
+class _Rounding(TorchFunctionMode):
+    """Rounds what every operator gives. Attention and Linear, one call in torch, are taken apart
+    into the operators that the graph has."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is functional.scaled_dot_product_attention:
+            return _attention(*args[:3])
+        if func is functional.linear and args[2] is not None:
+            return rounded(rounded(functional.linear(*args[:2])) + args[2])
+        out = func(*args, **(kwargs or {}))
+        return rounded(out) if isinstance(out, Tensor) and out.dtype == torch.float32 else out
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The exporter puts the root of 1 / √width on both sides of the product."""
+    scale = q.shape[-1] ** -0.25
+    logits = rounded(rounded(q * scale) @ rounded(k * scale).transpose(-1, -2))
+    return rounded(rounded(logits.softmax(-1)) @ v)
 
 
 def rounded(x: Tensor) -> Tensor:

@@ -19,12 +19,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from tier_infer.errors import UsageError
-from tier_infer.geometry import GRID, Geometry
+from tier_infer.geometry import GEOMETRIES
 from tier_infer.label_sets import LabelSet
 from tier_train.checkpoint import Checkpoint
-from tier_train.image_encoder import normalise
 from tier_train.model import DualEncoder
-from tier_train.text_encoder import Tokenizer
+from tier_train.recipe import Recipe, grid_side
+from tier_train.towers.text_encoder import Tokenizer
 from tier_train.zero_shot import query_table
 
 OPSET = 18
@@ -32,26 +32,23 @@ IR_VERSION = 10
 
 
 class ImageEncoderGraph(nn.Module):
-    """pixels: uint8 [N, H, W] → image_embedding [N, D], patch_embeddings [N, 7, 7, D], float32."""
-
-    mean: Tensor
-    std: Tensor
+    """pixels: uint8 [N, H, W] → image_embedding [N, D], patch_embeddings [N, g, g, D], float32."""
 
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()
         self.image = model.image
-        self.register_buffer("mean", model.mean)
-        self.register_buffer("std", model.std)
+        self.network_input = model.network_input
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        image_e, patch_e = self.image(normalise(pixels, self.mean, self.std))
+        image_e, patch_e = self.image(self.network_input(pixels))
         return image_e, patch_e
 
 
-def encoder_graph(model: DualEncoder, geometry: Geometry) -> onnx.ModelProto:
+def encoder_graph(model: DualEncoder, recipe: Recipe) -> onnx.ModelProto:
     """The fp32 encoder, BatchNorm folded, one file, N dynamic; equal weights give equal bytes."""
+    side = GEOMETRIES[recipe.geometry].crop
     wrapper = ImageEncoderGraph(model).eval()
-    example = torch.zeros(2, geometry.crop, geometry.crop, dtype=torch.uint8)
+    example = torch.zeros(2, side, side, dtype=torch.uint8)
     with quiet():
         program = torch.onnx.export(
             wrapper,
@@ -107,16 +104,14 @@ def query_graph(checkpoint: Checkpoint, labels: LabelSet) -> onnx.ModelProto:
 
 def check_prompts(tokenizer: Tokenizer, labels: LabelSet) -> None:
     """A prompt that the text tower can't read would still get an embedding, of nothing."""
-    unknown = tokenizer.vocab.index("[UNK]")
     for label in labels.labels:
         for prompt in (*label.positive, *label.negative):
-            ids = tokenizer([prompt])[0][0].tolist()
-            if unknown in ids:
+            if not tokenizer.can_read(prompt):
                 raise UsageError(
                     f"label {label.id}: the vocabulary of this checkpoint has no letters for part "
                     f"of {prompt!r}; write it in the language of the training text"
                 )
-            if len(ids) >= tokenizer.max_tokens and ids != tokenizer.uncut(prompt):
+            if len(tokenizer.uncut(prompt)) > tokenizer.max_tokens:
                 raise UsageError(
                     f"label {label.id}: a prompt is longer than {tokenizer.max_tokens} tokens"
                 )
@@ -147,12 +142,13 @@ def strip(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def check_signature(model: onnx.ModelProto, geometry: Geometry, dim: int) -> dict[str, Any]:
+def check_signature(model: onnx.ModelProto, recipe: Recipe) -> dict[str, Any]:
     """The graph's inputs and outputs as the manifest states them; RuntimeError if they differ."""
+    side, cells, dim = GEOMETRIES[recipe.geometry].crop, grid_side(recipe), recipe.embed_dim
     stated = {
-        "pixels": {"dtype": "uint8", "shape": ["N", geometry.crop, geometry.crop]},
+        "pixels": {"dtype": "uint8", "shape": ["N", side, side]},
         "image_embedding": {"dtype": "float32", "shape": ["N", dim]},
-        "patch_embeddings": {"dtype": "float32", "shape": ["N", GRID, GRID, dim]},
+        "patch_embeddings": {"dtype": "float32", "shape": ["N", cells, cells, dim]},
     }
     names = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
     for value in (*model.graph.input, *model.graph.output):

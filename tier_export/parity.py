@@ -44,9 +44,9 @@ class Crops:
 @dataclass(frozen=True)
 class Outputs:
     image: Floats  # [N, D]
-    patches: Floats  # [N, 7, 7, D]
+    patches: Floats  # [N, g, g, D]
     scores: Floats  # [N, L]
-    cells: Floats  # [N, L, 7, 7]
+    cells: Floats  # [N, L, g, g]
 
 
 Encode = Callable[[NDArray[np.uint8]], tuple[Floats, Floats]]
@@ -54,7 +54,10 @@ Score = Callable[[Floats], Floats]
 
 
 def outputs(encode: Encode, score: Score, pixels: NDArray[np.uint8]) -> Outputs:
-    image, patches = encode(pixels)
+    return scored(*encode(pixels), score)
+
+
+def scored(image: Floats, patches: Floats, score: Score) -> Outputs:
     n, grid, _, dim = patches.shape
     cells = score(np.ascontiguousarray(patches.reshape(-1, dim))).reshape(n, grid, grid, -1)
     return Outputs(image, patches, score(image), cells.transpose(0, 3, 1, 2))
@@ -90,7 +93,7 @@ def compare(reference: Outputs, other: Outputs, labels: LabelSet, crops: Crops) 
                 f"{name}: shape {b.shape} for {a.shape}, or values that are not finite"
             )
     dz = np.abs(other.scores - reference.scores)  # [N, L]
-    dcell = np.abs(other.cells - reference.cells)  # [N, L, 7, 7]
+    dcell = np.abs(other.cells - reference.cells)  # [N, L, g, g]
     return {
         "max_dembedding": float(np.abs(other.image - reference.image).max()),
         "max_dpatch": float(np.abs(other.patches - reference.patches).max()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
 import tier_export.export
+from tests.conftest import DATA
 from tier_export.cli import main
 from tier_infer.bundle import load_bundle
 from tier_infer.engine import QueryTable
 from tier_infer.errors import IntegrityError
+from tier_train.checkpoint import load_checkpoint, save_checkpoint
 
 LUNGS = """
 set = "lungs"
@@ -66,6 +69,26 @@ def test_own_labels_and_own_crops(site: Path, tmp_path: Path) -> None:
     assert QueryTable(bundle, "lungs").ids == ["wet"]
     same = load_bundle(site / "bundle")  # the encoder does not depend on the labels
     assert bundle.encoder("fp32") == same.encoder("fp32")
+
+
+def test_the_checkpoint_names_its_prompts_and_what_to_know_of_its_heat(
+    site: Path, tmp_path: Path
+) -> None:
+    own = load_checkpoint(site / "ckpt.pt")
+    recipe = replace(own.recipe, prompts="pneumonia")
+    training = own.training | {"patches": "not trained", "notes": ["Mind the heat."]}
+    save_checkpoint(tmp_path / "ckpt.pt", replace(own, recipe=recipe, training=training))
+    films = sorted((DATA / "nih").glob("*.jpg"))[:3]
+    rows = [f"{path},{n},test,1\n" for n, path in enumerate(films)]
+    (tmp_path / "films.csv").write_text("image_path,patient_id,split,edema\n" + "".join(rows))
+    target = tmp_path / "bundle"
+    result = export("--crops", tmp_path / "films.csv", "-o", target, tmp_path / "ckpt.pt")
+    assert result.exit_code == 0, result.output
+    manifest = load_bundle(target).manifest
+    assert manifest.default_set == "pneumonia"
+    assert manifest.checkpoint[0]["patches"] == "not trained"
+    assert manifest.checkpoint[0]["notes"] == ["Mind the heat."]
+    assert "patches" not in load_bundle(site / "bundle").manifest.checkpoint[0]
 
 
 def plant(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -262,7 +262,7 @@ def report(manifest: Path, folders: list[Path]) -> None:
     rest = [film.grey for film in frontal if film.source not in SOURCES]
     if rest:
         report_films("other sources, never tuned on", rest)
-    from tier_train.phantom import draw_phantom
+    from tier_train.phantoms.phantom import draw_phantom
 
     drawn = [(draw_phantom(0, i).pixels >> 4).astype(np.uint8) for i in range(200)]
     report_films("phantoms of tier-train", drawn)

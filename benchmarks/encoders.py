@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from tier_train.cli import prepare_process
+from tier_train.cli.process import prepare_process
 
 ROUNDS, WARM_UP = 30, 3
 

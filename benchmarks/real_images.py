@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tier_train.cli import prepare_process
+from tier_train.cli.process import prepare_process
 
 
 def main(manifest_csv: str, ckpt: str, folder: str, label: str) -> None:
@@ -25,7 +25,7 @@ def main(manifest_csv: str, ckpt: str, folder: str, label: str) -> None:
     from tier_infer.label_sets import LabelSet, load_label_set
     from tier_infer.metrics import roc_auc
     from tier_train.checkpoint import load_checkpoint
-    from tier_train.manifest import read_manifest
+    from tier_train.data.manifest import read_manifest
     from tier_train.zero_shot import encode_images, query_table
 
     path = Path(manifest_csv)

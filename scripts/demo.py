@@ -139,7 +139,7 @@ def write_test_csv(folder: Path) -> None:
 
 
 def write_study(folder: Path, seed: int) -> None:
-    from tier_train.phantom_data import write_study
+    from tier_train.phantoms.phantom_data import write_study
 
     for number in range(2):
         write_study(folder / f"study/image-{number + 1}.dcm", seed, number)

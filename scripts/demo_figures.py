@@ -20,7 +20,7 @@ THUMBNAIL = 32
 def measure(folder: Path) -> dict[str, Any]:
     """Every figure of the summary, from files in `folder` alone."""
     from tier_export.crops import manifest_crops
-    from tier_train.cli import prepare_process
+    from tier_train.cli.process import prepare_process
 
     prepare_process(None)
     from tier_train.checkpoint import load_checkpoint
@@ -82,14 +82,15 @@ def patch_entropy_of(folder: Path, checkpoint: Any) -> float:
     import torch
 
     from tier_infer.geometry import GEOMETRIES, center_crop
-    from tier_train.loss import patch_entropy, sim_matrix
-    from tier_train.manifest import load_squares, read_manifest
+    from tier_train.data.manifest import read_manifest
+    from tier_train.data.pictures import load_pictures
+    from tier_train.loss import entropy_sums, sim_matrix
     from tier_train.zero_shot import encode_images
 
     manifest = read_manifest(folder / "test.csv")
     geometry = GEOMETRIES[checkpoint.recipe.geometry]
-    rows, squares = load_squares(manifest, manifest.split("test"), checkpoint.intensity, geometry)
-    pixels = np.array([center_crop(square, geometry.crop) for square in squares])
+    rows, pictures = load_pictures(manifest, manifest.split("test"), checkpoint.intensity, geometry)
+    pixels = np.array([center_crop(pictures[i], geometry.crop) for i in range(len(rows))])
     _, patch_e = encode_images(checkpoint.model, pixels)
     values, tokens = 0.0, 0
     with torch.no_grad():
@@ -97,7 +98,7 @@ def patch_entropy_of(folder: Path, checkpoint: Any) -> float:
             ids, mask = checkpoint.tokenizer([r.text for r in rows[start : start + 64]])
             token_e = checkpoint.model.encode_text(ids, mask)
             sim = sim_matrix(token_e, patch_e[start : start + 64])
-            values += float(patch_entropy(sim, mask.bool())) * int(mask.sum())
+            values += float(entropy_sums(sim, mask.bool())[0])
             tokens += int(mask.sum())
     return values / tokens
 
@@ -107,7 +108,7 @@ def thumbnail_auc(folder: Path) -> dict[str, Any]:
     from sklearn.linear_model import LogisticRegression
 
     from tier_infer.metrics import roc_auc
-    from tier_train.phantom import FINDINGS
+    from tier_train.phantoms.phantom import FINDINGS
 
     train_x, train_y = thumbnails(folder / "phantoms/manifest.csv", "train")
     test_x, test_y = thumbnails(folder / "test.csv", "test")
@@ -122,7 +123,7 @@ def thumbnails(path: Path, split: str) -> tuple[NDArray[np.float32], NDArray[np.
     """Standardised float32 [N, 1024] and truth int64 [N, 5]."""
     from tier_infer.geometry import resize_short_side
     from tier_infer.images import load_image
-    from tier_train.phantom import FINDINGS
+    from tier_train.phantoms.phantom import FINDINGS
 
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split]

@@ -43,8 +43,8 @@ def draw_heatmaps(folder: Path, seed: int) -> None:
     from tier_infer.engine import Engine
     from tier_infer.report.overlay import draw_overlay
     from tier_infer.scoring import score_images, select_labels
-    from tier_train.phantom import draw_phantom
-    from tier_train.phantom_data import STUDY_INDEX
+    from tier_train.phantoms.phantom import draw_phantom
+    from tier_train.phantoms.phantom_data import STUDY_INDEX
 
     bundle = load_bundle(folder / "bundle")
     engine, geometry = Engine(bundle, "cpu"), bundle.manifest.resolved_geometry()

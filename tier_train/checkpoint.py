@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 import warnings
 import zipfile
@@ -23,7 +24,8 @@ from tier_infer.files import write_atomic
 from tier_infer.intensity import PRESETS
 from tier_train.model import DualEncoder
 from tier_train.recipe import Recipe, recipe_from
-from tier_train.text_encoder import SPECIAL, Tokenizer
+from tier_train.towers.text_encoder import Tokenizer
+from tier_train.towers.wordpiece import SPECIAL, WordPiece
 
 FORMAT = "tier-cxr-checkpoint/1"
 FIELDS = {"format", "state", "recipe", "tokenizer", "intensity", "views", "training", "alarm"}
@@ -43,9 +45,7 @@ class Checkpoint:
     @property
     def text_sha256(self) -> str:
         """Identity of the text tower: query tables belong to it."""
-        words = self.tokenizer
-        head = "\n".join([str(words.lower_case), str(words.max_tokens), *words.vocab])
-        digest = hashlib.sha256(head.encode())
+        digest = hashlib.sha256(json.dumps(self.tokenizer.state(), sort_keys=True).encode())
         for key, value in sorted(self.model.words.state_dict().items()):
             digest.update(key.encode())
             digest.update(value.contiguous().numpy().tobytes())
@@ -58,28 +58,40 @@ def flat_state(model: DualEncoder) -> dict[str, Tensor]:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    tokenizer = checkpoint.tokenizer
     table = {
         "format": FORMAT,
         "state": flat_state(checkpoint.model),
         "recipe": asdict(checkpoint.recipe),
-        "tokenizer": {
-            "vocab": tokenizer.vocab,
-            "max_tokens": tokenizer.max_tokens,
-            "lower_case": tokenizer.lower_case,
-        },
+        "tokenizer": checkpoint.tokenizer.state(),
         "intensity": checkpoint.intensity,
         "views": list(checkpoint.views),
         "training": checkpoint.training,
         "alarm": checkpoint.alarm,
     }
+    # A pickle notes which equal strings are one object; a copy forgets it, so that equal contents
+    # are equal bytes, whether a run was resumed or not.
+    state = table.pop("state")
     buffer = io.BytesIO()
-    torch.save(table, buffer)
+    torch.save({**json.loads(json.dumps(table)), "state": state}, buffer)
     write_atomic(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Raises UsageError when there is no file, IntegrityError when it is not one of ours, whole."""
+    table, digest = read_archive(path)
+    kind = table.get("format") if isinstance(table, dict) else None
+    if isinstance(kind, str) and kind.startswith("tier-cxr-supervised"):
+        raise IntegrityError(
+            f"{path} is a supervised network: it has no text tower to ask with sentences; name the "
+            "ckpt.pt of `tier-train run` or `tier-train import`"
+        )
+    if kind != FORMAT or set(table) != FIELDS:
+        raise IntegrityError(f"{path} is not a checkpoint of this version ({FORMAT})")
+    return _rebuild(path, table, digest)
+
+
+def read_archive(path: Path) -> tuple[Any, str]:
+    """The plain values of a torch file of ours and its SHA-256; IntegrityError if damaged."""
     if not path.is_file():
         raise UsageError(f"no checkpoint at {path}; `tier-train run` writes ./ckpt.pt")
     raw = path.read_bytes()
@@ -94,9 +106,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from None
     except Exception as error:  # damaged pickles end in any of a dozen
         raise IntegrityError(f"{path} is no complete checkpoint ({type(error).__name__})") from None
-    if not isinstance(table, dict) or table.get("format") != FORMAT or set(table) != FIELDS:
-        raise IntegrityError(f"{path} is not a checkpoint of this version ({FORMAT})")
-    return _rebuild(path, table, hashlib.sha256(raw).hexdigest())
+    return table, hashlib.sha256(raw).hexdigest()
 
 
 def _check_archive(path: Path, raw: bytes) -> None:
@@ -116,7 +126,7 @@ def _rebuild(path: Path, table: dict[str, Any], digest: str) -> Checkpoint:
     words = table["tokenizer"]
     for name, right in (
         ("recipe", isinstance(table["recipe"], dict)),
-        ("tokenizer", _is_tokenizer(words)),
+        ("tokenizer", is_tokenizer(words)),
         ("intensity", table["intensity"] in PRESETS),
         ("views", _is_texts(table["views"]) and bool(table["views"])),
         ("training", isinstance(table["training"], dict)),
@@ -129,8 +139,8 @@ def _rebuild(path: Path, table: dict[str, Any], digest: str) -> Checkpoint:
         recipe = recipe_from(table["recipe"])
     except (UsageError, TypeError) as error:
         raise IntegrityError(f"{path}: its recipe is not one of this version: {error}") from None
-    tokenizer = Tokenizer(words["vocab"], words["max_tokens"], words["lower_case"])
-    model = DualEncoder(recipe, len(tokenizer.vocab))
+    tokenizer = tokenizer_from(words)
+    model = DualEncoder(recipe, tokenizer.vocab_size)
     expected = flat_state(model)
     state = table["state"]
     wrong = sorted(map(str, set(expected) ^ set(state)))
@@ -159,17 +169,28 @@ def _same_kind(expected: Tensor, found: object) -> bool:
     )
 
 
-def _is_tokenizer(words: object) -> bool:
-    return (
-        isinstance(words, dict)
-        and set(words) == {"vocab", "max_tokens", "lower_case"}
-        and _is_texts(words["vocab"])
-        and set(SPECIAL) <= set(words["vocab"])
-        and len(set(words["vocab"])) == len(words["vocab"])
-        and type(words["max_tokens"]) is int
-        and words["max_tokens"] >= 3
-        and type(words["lower_case"]) is bool
-    )
+def is_tokenizer(words: object) -> bool:
+    """Whether `tokenizer_from` can build from it. Checkpoints of before name no kind: WordPiece."""
+    if not isinstance(words, dict):
+        return False
+    kind = words.get("kind", "wordpiece")
+    keys = {"wordpiece": {"vocab", "max_tokens", "lower_case"}, "clip": {"merges", "max_tokens"}}
+    if kind not in keys or set(words) - {"kind"} != keys[kind]:
+        return False
+    if type(words["max_tokens"]) is not int or words["max_tokens"] < 3:
+        return False
+    pieces = words["vocab" if kind == "wordpiece" else "merges"]
+    if not _is_texts(pieces) or len(set(pieces)) != len(pieces):
+        return False
+    return kind == "clip" or (set(SPECIAL) <= set(pieces) and type(words["lower_case"]) is bool)
+
+
+def tokenizer_from(words: dict[str, Any]) -> Tokenizer:
+    if words.get("kind") == "clip":
+        from tier_train.towers.clip_text import ClipTokenizer
+
+        return ClipTokenizer(words["merges"], words["max_tokens"])
+    return WordPiece(words["vocab"], words["max_tokens"], words["lower_case"])
 
 
 def _is_texts(value: object) -> bool:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from tier_infer.geometry import GEOMETRIES
-from tier_train.image_encoder import ImageEncoder, normalise
 from tier_train.recipe import Recipe
-from tier_train.text_encoder import TextEncoder, build_bert
+from tier_train.towers.image_encoder import ImageEncoder, normalise
+from tier_train.towers.text_encoder import TextEncoder, TextTower, build_bert
 
 
 class DualEncoder(nn.Module):
@@ -16,26 +16,29 @@ class DualEncoder(nn.Module):
 
     mean: Tensor
     std: Tensor
+    resample: Tensor | None
 
     def __init__(self, recipe: Recipe, vocab_size: int) -> None:
         super().__init__()
-        self.image = ImageEncoder(recipe.arch, recipe.embed_dim, recipe.global_pool)
-        bert = build_bert(
-            vocab_size,
-            recipe.text_width,
-            recipe.text_layers,
-            recipe.text_heads,
-            recipe.text_dropout,
-        )
-        self.words = TextEncoder(bert, recipe.text_width, recipe.embed_dim)
+        self.image = ImageEncoder(recipe)
+        self.words = build_words(recipe, vocab_size)
         self.logit_scale = nn.Parameter(torch.tensor(recipe.logit_scale_init))
         geometry = GEOMETRIES[recipe.geometry]
         self.register_buffer("mean", torch.tensor(geometry.mean), persistent=False)
         self.register_buffer("std", torch.tensor(geometry.std), persistent=False)
+        matrix = bicubic(geometry.crop, geometry.network) if geometry.network else None
+        self.register_buffer("resample", matrix, persistent=False)
+
+    def network_input(self, pixels: Tensor) -> Tensor:
+        """uint8 or float [N, H, W], 0..255 → float32 [N, C, h, w], as the trunk sees it."""
+        x = normalise(pixels, self.mean, self.std)
+        if self.resample is not None:
+            x = self.resample @ x @ self.resample.T
+        return x
 
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """pixels: uint8 or float [N, H, W], 0..255 → image_e [N, D], patch_e [N, 7, 7, D]."""
-        x = normalise(pixels, self.mean, self.std)
+        """pixels: uint8 or float [N, H, W], 0..255 → image_e [N, D], patch_e [N, g, g, D]."""
+        x = self.network_input(pixels)
         image_e, patch_e = self.image(x.contiguous(memory_format=torch.channels_last))
         return image_e, patch_e
 
@@ -43,3 +46,37 @@ class DualEncoder(nn.Module):
         """ids, mask: int64 [N, T] → token_e [N, T, D]; text_e is token 0."""
         token_e: Tensor = self.words(ids, mask)
         return token_e
+
+
+def build_words(recipe: Recipe, vocab_size: int) -> TextTower:
+    """The text tower; only BERT gives an embedding per token and can be trained."""
+    if recipe.text_arch == "clip":
+        from tier_train.towers.clip_text import ClipTextEncoder
+
+        return ClipTextEncoder(
+            vocab_size,
+            recipe.text_width,
+            recipe.text_layers,
+            recipe.text_heads,
+            recipe.max_tokens,
+            recipe.embed_dim,
+        )
+    if recipe.text_arch == "medclip":
+        from tier_train.towers.medclip_text import MedClipTextEncoder
+
+        return MedClipTextEncoder(
+            build_bert(recipe, vocab_size), recipe.text_width, recipe.embed_dim
+        )
+    return TextEncoder(recipe, vocab_size)
+
+
+def bicubic(size: int, target: int) -> Tensor:
+    """float32 [target, size]: one axis of torch's bicubic resize without antialiasing, as a matrix.
+
+    CheXzero resizes its tensors so. Two constant products export to plain MatMuls, exactly.
+    """
+    columns = torch.eye(size)[None, None]  # [1, 1, size, size], each column one impulse
+    weights = nn.functional.interpolate(
+        columns, size=(target, size), mode="bicubic", align_corners=False, antialias=False
+    )
+    return weights[0, 0]

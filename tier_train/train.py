@@ -1,203 +1,150 @@
-"""The training loop: pairs in, checkpoint and metrics file out. Plain, seeded, one process."""
+"""The training loop: pairs in, checkpoint and metrics file out. Seeded; on one device or many.
+
+A step depends on the recipe, the data and the weights, and on nothing that a killed process takes
+with it, so `resume` goes on to the same curve (record.py, state.py).
+"""
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tier_infer.errors import UsageError
-from tier_infer.files import write_atomic
-from tier_infer.geometry import GEOMETRIES, GRID, center_crop
-from tier_train.augment import augment
-from tier_train.checkpoint import Checkpoint, save_checkpoint
-from tier_train.loss import Loss, tier_loss
-from tier_train.manifest import (
-    Manifest,
-    Row,
-    load_squares,
-    resolve_intensity,
-    truth_table,
-    validation_labels,
-)
-from tier_train.model import DualEncoder
-from tier_train.recipe import Recipe
-from tier_train.text_encoder import Tokenizer, train_vocabulary
-from tier_train.zero_shot import zero_shot_auc
+from tier_infer.geometry import GEOMETRIES
+from tier_train.checkpoint import Checkpoint
+from tier_train.data.dataset import Dataset
+from tier_train.data.manifest import resolve_intensity
+from tier_train.data.pictures import load_pictures
+from tier_train.learner import Learner, begin
+from tier_train.metrics_log import Progress
+from tier_train.parallel import finish, launch, share, workers
+from tier_train.recipe import Recipe, grid_side
+from tier_train.record import Record, already_complete, check_output
+from tier_train.sampler import Pairs, batches, resolved
+from tier_train.schedule import learning_rate
+from tier_train.state import identity, load_state, state_path, sweep
+from tier_train.validation import Diverged, Validation
 
-COLUMNS = (
-    "step", "epoch", "lr", "loss", "clip_loss", "patch_entropy", "token_entropy", "logit_scale",
-    "val_auc", "alarm", "seconds",
-)  # fmt: skip
-LN_P = math.log(GRID * GRID)
-
-
-@dataclass(frozen=True)
-class Pairs:
-    rows: list[Row]
-    squares: NDArray[np.uint8]  # [N, R, R]
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def train(
-    manifest: Manifest, recipe: Recipe, output: Path, skip_bad: bool, say: Callable[[str], None]
+    dataset: Dataset,
+    recipe: Recipe,
+    output: Path,
+    *,
+    validation: Dataset | None = None,
+    skip_bad: bool = False,
+    resume: bool = False,
+    device: str = "auto",
+    tensorboard: Path | None = None,
+    say: Callable[[str], None],
 ) -> Checkpoint:
-    """Trains to the last step and writes `output` and `<stem>.metrics.csv` beside it."""
-    check_output(output)
-    geometry = GEOMETRIES[recipe.geometry]
-    intensity, why = resolve_intensity(manifest, recipe.intensity)
+    """Trains to the last step and writes `output`, and beside it what record.py lists.
+
+    validation: a dataset whose val rows are taken instead. resume: continue the interrupted run of
+    this output, or start where there is none. Under torchrun all processes call this alike; the
+    first writes and talks.
+
+    Raises UsageError, IntegrityError or DeviceError; a full disk is a UsageError, nothing is lost.
+    """
+    asked, fabric = recipe, launch(device, recipe.precision)
+    share(fabric, recipe)
+    if fabric.global_rank:
+        say = _silent
+    else:
+        check_output(output)
+    if device == "auto":
+        say(f"device {fabric.device.type}")
+    source = validation or dataset
+    intensity, why = resolve_intensity(dataset, recipe.intensity)
     say(f"intensity {intensity}: {why}")
-    train_pairs = Pairs(
-        *load_squares(manifest, manifest.split("train"), intensity, geometry, skip_bad)
-    )
-    val_pairs = Pairs(*load_squares(manifest, manifest.split("val"), intensity, geometry, skip_bad))
-    if len(train_pairs.rows) < recipe.batch_size:
-        raise UsageError(
-            f"{len(train_pairs.rows)} training pairs are fewer than batch_size "
-            f"{recipe.batch_size}; add rows, or --set batch_size=N"
-        )
-    say(f"{manifest.name}: {len(train_pairs.rows)} train and {len(val_pairs.rows)} val pairs")
-    torch.manual_seed(recipe.seed)
-    sentences = [row.caption(recipe.seed, epoch) for epoch in range(8) for row in train_pairs.rows]
-    vocab = train_vocabulary(sentences, recipe.vocab_size)
-    tokenizer = Tokenizer(vocab, recipe.max_tokens)
-    model = DualEncoder(recipe, len(vocab))
-    alarm, areas = _fit(model, tokenizer, manifest, train_pairs, val_pairs, recipe, output, say)
-    training = {
-        "data": manifest.name,
-        "manifest_sha256": manifest.sha256,
-        "train_pairs": len(train_pairs.rows),
-        "val_pairs": len(val_pairs.rows),
-        "val_auc": areas,
+    geometry = GEOMETRIES[recipe.geometry]
+    pairs = Pairs(*load_pictures(dataset, dataset.split("train"), intensity, geometry, skip_bad))
+    others = Pairs(*load_pictures(source, source.split("val"), intensity, geometry, skip_bad))
+    recipe = resolved(recipe, len(pairs.rows))
+    say(f"{dataset.name}: {len(pairs.rows)} train and {len(others.rows)} val pairs")
+    check = Validation(source, others, recipe, say)
+    facts = {
+        "data": dataset.name,
+        "manifest_sha256": dataset.sha256,
+        "validation_data": source.name,
+        "validation_sha256": source.sha256,
+        "train_pairs": len(pairs.rows),
+        "val_pairs": len(others.rows),
+        "intensity": intensity,
+        "views": dataset.views,
     }
-    checkpoint = Checkpoint(model, tokenizer, recipe, intensity, manifest.views, training, alarm)
-    save_checkpoint(output, checkpoint)
-    metrics_path(output, part=True).replace(metrics_path(output))
+    who = identity(recipe, facts)
+    state = load_state(state_path(output), who) if resume else None
+    done = already_complete(output, who) if resume and not state else None
+    _agree(fabric, "complete" if done else state["step"] if state else 0)
+    if done:
+        say(f"{output} is complete, there is nothing to resume")
+        finish(fabric)
+        return done
+    if fabric.global_rank == 0:
+        say_where(output, resume, state, say)
+        sweep(output)
+    learner = begin(fabric, recipe, pairs.rows, others.rows, state, output.parent, say)
+    record = Record(output, asked, learner, check, who, facts, state, tensorboard, say)
+    try:
+        _fit(learner, record, pairs, check)
+        checkpoint = record.complete()
+    except KeyboardInterrupt:
+        say(f"interrupted in step {record.step + 1}; {_next(record.saved)}")
+        raise
+    finish(fabric)
     return checkpoint
 
 
-def metrics_path(checkpoint: Path, part: bool = False) -> Path:
-    """Under another name until the checkpoint is written: the pair belongs together."""
-    return checkpoint.with_name(f"{checkpoint.stem}.metrics{'.part' if part else ''}.csv")
+def _fit(learner: Learner, record: Record, pairs: Pairs, check: Validation) -> None:
+    fabric, recipe = learner.fabric, learner.recipe
+    on_gpu = fabric.device.type == "cuda"
+    made = batches(
+        pairs, recipe, record.step + 1, share(fabric, recipe), workers(fabric), pin=on_gpu
+    )
+    progress = Progress(recipe, record.step, record.say, record.writes)
+    started = time.monotonic()
+    with contextlib.closing(made), contextlib.closing(progress):
+        for batch in made:
+            record.recent.append(learner.step(batch))
+            record.step = step = batch.step
+            validates = step % recipe.validate_every == 0 or step == recipe.steps
+            saves = recipe.save_every > 0 and step % recipe.save_every == 0
+            refuse_divergence(record.recent, step, now=validates or saves or not on_gpu)
+            progress.step(record.recent[-2:][0])
+            record.metrics.count(time.monotonic() - started)
+            if validates:
+                result = check(learner.model, learner.tokenizer, fabric)
+                means = [float(v.mean()) for v in torch.stack(record.recent).T.contiguous()]
+                alarm = collapse_alarm(means[1], means[2], recipe, step)
+                record.validated(batch.epoch, learning_rate(step, recipe), means, result, alarm)
+                if record.writes:
+                    progress.say(record.metrics.line())
+                if alarm:
+                    progress.say(f"collapse alarm: {alarm}")
+            elif saves:
+                record.save()
+            started = time.monotonic()
 
 
-def check_output(path: Path) -> None:
-    """Before the first step, not after the last: can a file of this name be written?"""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"-o {path}: its folder can't be made ({error.strerror})") from None
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UsageError(f"-o {path} is a folder or lies in one that can't be written")
+def refuse_divergence(recent: list[Tensor], step: int, now: bool) -> None:
+    """Raises Diverged when the loss is no number.
 
-
-def _fit(
-    model: DualEncoder,
-    tokenizer: Tokenizer,
-    manifest: Manifest,
-    train_pairs: Pairs,
-    val_pairs: Pairs,
-    recipe: Recipe,
-    output: Path,
-    say: Callable[[str], None],
-) -> tuple[str, dict[str, float]]:
-    """Returns the collapse alarm ("" if none) and the validation AUC after the last step."""
-    geometry = GEOMETRIES[recipe.geometry]
-    model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr)
-    labels, columns = validation_labels(manifest)
-    truth = truth_table(val_pairs.rows, columns)
-    crops = np.array([center_crop(s, geometry.crop) for s in val_pairs.squares])
-    metrics = Metrics(metrics_path(output, part=True))
-    silent = [name for name, y in truth.items() if not {0.0, 1.0} <= set(y.tolist())]
-    if silent:
-        say(f"no validation AUC for {', '.join(silent)}: val rows hold one class only, or none")
-    recent: list[Loss] = []
-    areas: dict[str, float] = {}
-    for step, (rows, squares, epoch) in enumerate(batches(train_pairs, recipe), start=1):
-        rate = learning_rate(step, recipe)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        pixels = augment(squares, geometry, recipe, _generator(recipe.seed, 2, step))
-        loss = _step(model, tokenizer, optimizer, pixels, _captions(rows, recipe, epoch), recipe)
-        recent.append(Loss(*(value.detach() for value in loss)))
-        if not torch.isfinite(loss.total):
-            raise UsageError(f"training diverged at step {step}; lower lr or logit_scale_init")
-        if step % recipe.validate_every and step != recipe.steps:
-            continue
-        areas = zero_shot_auc(model, tokenizer, crops, truth, labels)
-        means = [float(torch.stack(values).mean()) for values in zip(*recent, strict=True)]
-        alarm = collapse_alarm(means[1], means[2], recipe, step)
-        scale = float(model.logit_scale.detach().exp())
-        mean_auc = float(np.mean(list(areas.values()))) if areas else math.nan
-        metrics.add(step, epoch, rate, *means, scale, mean_auc, alarm)
-        say(metrics.line(recipe.steps))
-        if alarm:
-            say(f"collapse alarm: {alarm}")
-        recent = []
-    return alarm, areas
-
-
-def _step(
-    model: DualEncoder,
-    tokenizer: Tokenizer,
-    optimizer: torch.optim.Optimizer,
-    pixels: Tensor,
-    captions: list[str],
-    recipe: Recipe,
-) -> Loss:
-    ids, mask = tokenizer(captions)
-    image_e, patch_e = model.encode_image(pixels)
-    token_e = model.encode_text(ids, mask)
-    counted = mask.bool() if recipe.mask_padding else torch.ones_like(mask, dtype=torch.bool)
-    loss = tier_loss(
-        image_e, patch_e, token_e, counted, model.logit_scale,
-        recipe.lambda_patch, recipe.lambda_token, recipe.entropy_temperature,
-    )  # fmt: skip
-    optimizer.zero_grad(set_to_none=True)
-    loss.total.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return loss
-
-
-def batches(pairs: Pairs, recipe: Recipe) -> Iterator[tuple[list[Row], Tensor, int]]:
-    """`steps` batches of rows, uint8 [B, R, R] and the epoch; each epoch a new order, the rest cut.
-
-    With shuffle_captions every image gets the row of another, the same one throughout.
+    That of this step only `now`, else that of the step before: a GPU is not kept waiting.
     """
-    partner = np.arange(len(pairs.rows))
-    if recipe.shuffle_captions:
-        ring = np.random.default_rng([recipe.seed, 3]).permutation(partner)
-        partner[ring] = np.roll(ring, 1)  # nobody keeps its own
-    step = epoch = 0
-    while True:
-        order = np.random.default_rng([recipe.seed, 1, epoch]).permutation(len(pairs.rows))
-        for start in range(0, len(order) - recipe.batch_size + 1, recipe.batch_size):
-            chosen = order[start : start + recipe.batch_size]
-            rows = [pairs.rows[partner[i]] for i in chosen]
-            yield rows, torch.from_numpy(pairs.squares[chosen]), epoch
-            step += 1
-            if step == recipe.steps:
-                return
-        epoch += 1
-
-
-def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then cosine to zero at the last step; step counts from 1."""
-    warm = max(1, round(recipe.warmup * recipe.steps))
-    if step <= warm:
-        return recipe.lr * step / warm
-    done = (step - warm) / max(1, recipe.steps - warm)
-    return recipe.lr * (1 + math.cos(math.pi * done)) / 2
+    for at, losses in ((step - 1, recent[-2:-1]), (step, recent[-1:] if now else [])):
+        if losses and not torch.isfinite(losses[0]).all():
+            raise Diverged(f"training diverged at step {at}; lower lr or logit_scale_init")
 
 
 def collapse_alarm(clip: float, patch_entropy: float, recipe: Recipe, step: int) -> str:
@@ -207,54 +154,43 @@ def collapse_alarm(clip: float, patch_entropy: float, recipe: Recipe, step: int)
     """
     if step <= round(recipe.warmup * recipe.steps):
         return ""
-    chance = math.log(recipe.batch_size)
+    chance, patches = math.log(recipe.batch_size), grid_side(recipe) ** 2
     if clip > chance - 0.02:
         return f"CLIP loss {clip:.3f} is that of guessing, ln {recipe.batch_size} = {chance:.3f}"
-    if patch_entropy > LN_P - 1e-3:
-        return f"patch entropy {patch_entropy:.4f} is that of equal patches, ln 49 = {LN_P:.4f}"
+    highest = math.log(patches)
+    if patch_entropy > highest - 1e-3:
+        return (
+            f"patch entropy {patch_entropy:.4f} is that of equal patches, ln {patches} = "
+            f"{highest:.4f}"
+        )
     return ""
 
 
-class Metrics:
-    """The metrics file, rewritten whole and atomically at every validation."""
+def say_where(
+    output: Path, resume: bool, state: dict[str, Any] | None, say: Callable[[str], None]
+) -> None:
+    path = state_path(output)
+    if state:
+        say(f"resuming after step {state['step']}")
+    elif resume:
+        say(f"--resume: there is no state {path}, starting with the first step")
+    elif path.is_file():
+        say(f"{path} is of an interrupted run; it is started anew, --resume would continue it")
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: list[tuple[object, ...]] = []
-        self._start = time.monotonic()
 
-    def add(self, *values: object) -> None:
-        self.rows.append((*values, round(time.monotonic() - self._start, 1)))
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerows([COLUMNS, *self.rows])
-        write_atomic(self.path, buffer.getvalue().encode())
+def _next(saved: int) -> str:
+    return f"--resume continues after step {saved}" if saved else "nothing was saved yet"
 
-    def line(self, steps: int) -> str:
-        row = dict(zip(COLUMNS, self.rows[-1], strict=True))
-        step, seconds = float(str(row["step"])), float(str(row["seconds"]))
-        left = seconds / step * (steps - step)
-        return (
-            f"step {row['step']}/{steps}  loss {row['loss']:.3f}  clip {row['clip_loss']:.3f}  "
-            f"H_patch {row['patch_entropy']:.3f}  H_token {row['token_entropy']:.3f}  "
-            f"val AUC {row['val_auc']:.3f}  {seconds:.0f} s, {left:.0f} s left"
+
+def _agree(fabric: Fabric, mine: int | str) -> None:
+    """All processes start at the same step, or none does."""
+    first = fabric.broadcast(mine)
+    if first != mine:
+        raise UsageError(
+            f"the processes don't see the same state ({mine} and {first}): -o must lie in a folder "
+            "that all machines share"
         )
 
 
-def _captions(rows: list[Row], recipe: Recipe, epoch: int) -> list[str]:
-    return [row.caption(recipe.seed, epoch) for row in rows]
-
-
-def _groups(model: DualEncoder, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay on matrices and kernels only, not on norms, biases and the temperature."""
-    parameters = list(model.parameters())
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def _generator(*seeds: int) -> torch.Generator:
-    """Independent of every other random stream, so that a change elsewhere moves nothing here."""
-    state = np.random.SeedSequence(list(seeds)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) >> 1)
+def _silent(line: str) -> None:
+    pass

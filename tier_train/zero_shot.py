@@ -11,13 +11,13 @@ from torch import Tensor
 
 from tier_infer.label_sets import LabelSet
 from tier_infer.metrics import roc_auc
-from tier_train.image_encoder import unit_norm
 from tier_train.model import DualEncoder
-from tier_train.text_encoder import Tokenizer, embed_prompts
+from tier_train.towers.image_encoder import unit_norm
+from tier_train.towers.text_encoder import Tokenizer, embed_prompts
 
 
 def query_table(model: DualEncoder, tokenizer: Tokenizer, labels: LabelSet) -> Tensor:
-    """float32 [L, D]: q⁺ − q⁻ of every label; q⁻ = 0 for a label without negatives."""
+    """float32 [L, D] on the CPU: q⁺ − q⁻ of every label; q⁻ = 0 for one without negatives."""
     rows = []
     for label in labels.labels:
         q = _query(model, tokenizer, label.positive)
@@ -28,22 +28,23 @@ def query_table(model: DualEncoder, tokenizer: Tokenizer, labels: LabelSet) -> T
 def _query(model: DualEncoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> Tensor:
     """eq. 3: unit-norm prompt embeddings, averaged, renormalised. One by one: no padding."""
     each = [embed_prompts(model.words, tokenizer, [prompt])[0] for prompt in prompts]
-    return unit_norm(torch.stack(each).mean(0))
+    return unit_norm(torch.stack(each).mean(0)).cpu()
 
 
 @torch.no_grad()
 def encode_images(
     model: DualEncoder, pixels: NDArray[np.uint8], batch: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """uint8 [N, H, W] → image_e [N, D], patch_e [N, 7, 7, D], in eval mode."""
+    """uint8 [N, H, W] → image_e [N, D], patch_e [N, g, g, D] on the CPU, in eval mode."""
     was_training = model.training
     model.eval()
+    device = model.logit_scale.device
     parts = [
-        model.encode_image(torch.from_numpy(np.ascontiguousarray(pixels[i : i + batch])))
+        model.encode_image(torch.from_numpy(np.ascontiguousarray(pixels[i : i + batch])).to(device))
         for i in range(0, len(pixels), batch)
     ]
     model.train(was_training)
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    return torch.cat([p[0] for p in parts]).cpu(), torch.cat([p[1] for p in parts]).cpu()
 
 
 def zero_shot_auc(
@@ -59,8 +60,16 @@ def zero_shot_auc(
     image_e, _ = encode_images(model, pixels)
     was_training = model.training
     model.eval()
-    scores = (image_e @ query_table(model, tokenizer, labels).T).numpy()  # [N, L], eq. 4
+    table = query_table(model, tokenizer, labels)
     model.train(was_training)
+    return label_areas(image_e, table, truth, labels)
+
+
+def label_areas(
+    image_e: Tensor, table: Tensor, truth: dict[str, NDArray[np.float32]], labels: LabelSet
+) -> dict[str, float]:
+    """image_e [N, D], table [L, D] → AUC per label id; one-class labels are left out."""
+    scores = (image_e @ table.T).numpy()  # [N, L], eq. 4
     areas = {}
     for column, label in enumerate(labels.labels):
         y = truth[label.id]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from tier_infer.geometry import GEOMETRIES
 from tier_train.augment import augment
-from tier_train.recipe import recipe_from
+from tier_train.recipe import Recipe
 
 torch.set_num_threads(1)
 SMALL = GEOMETRIES["small-112"]
-STILL = {"rotate": 0.0, "zoom": 0.0, "brightness": 0.0, "contrast": 0.0}
+STILL: dict[str, Any] = {"rotate": 0.0, "zoom": 0.0, "brightness": 0.0, "contrast": 0.0}
 
 
 def _squares(count: int, size: int = 128) -> Tensor:
@@ -21,9 +23,8 @@ def _squares(count: int, size: int = 128) -> Tensor:
 
 
 def _augmented(squares: Tensor, seed: int = 0, **changes: float) -> Tensor:
-    return augment(
-        squares, SMALL, recipe_from(STILL | changes), torch.Generator().manual_seed(seed)
-    )
+    recipe = Recipe(**STILL | changes)
+    return augment([*squares.numpy()], SMALL, recipe, torch.Generator().manual_seed(seed))
 
 
 def _offset(crop: Tensor, square: Tensor, size: int) -> tuple[int, int]:
@@ -47,11 +48,13 @@ def test_without_rotation_and_zoom_it_is_a_crop(preset: str) -> None:
     geometry = GEOMETRIES[preset]
     squares = _squares(12, geometry.resize)
     rng = torch.Generator().manual_seed(0)
-    crops = augment(squares, geometry, recipe_from(STILL), rng)
+    crops = augment([*squares.numpy()], geometry, Recipe(**STILL), rng)
     assert crops.shape == (12, geometry.crop, geometry.crop)
     assert crops.dtype == torch.float32
     pairs = zip(crops, squares, strict=True)
-    assert len({_offset(crop, square, geometry.crop) for crop, square in pairs}) > 6
+    assert len({_offset(crop, square, geometry.crop) for crop, square in pairs}) > (
+        6 if geometry.resize > geometry.crop else 0
+    )
 
 
 def test_shifts_reach_every_margin_and_no_further() -> None:
@@ -107,3 +110,21 @@ def test_one_zoom_stretches_both_directions() -> None:
     heights, widths = bright.any(2).sum(1), bright.any(1).sum(1)
     assert (heights - widths).abs().max() <= 1
     assert widths.min() < 28 < 33 < widths.max()
+
+
+def test_shift_is_what_it_was() -> None:
+    """The published figures depend on it: values of the first version, which took whole batches."""
+    varied = Recipe(rotate=8.0, zoom=0.1, brightness=0.15, contrast=0.25)
+    out = augment([*_squares(6).numpy()], SMALL, varied, torch.Generator().manual_seed(3))
+    first = [119.182373046875, 80.20227813720703, 158.35208129882812]
+    assert out[0, 0, :3].tolist() == pytest.approx(first, abs=1e-3)
+    assert out[5, 50, 50].item() == pytest.approx(85.96197509765625, abs=1e-3)
+    assert out.sum(dtype=torch.float64).item() == pytest.approx(8020194.626382828, rel=1e-6)
+
+
+def test_shift_takes_the_centre_square() -> None:
+    wide = _squares(1, 180)[0].numpy()[:128]  # [128, 180]
+    rng = [torch.Generator().manual_seed(1) for _ in range(2)]
+    whole = augment([wide], SMALL, Recipe(), rng[0])
+    square = augment([wide[:, 26:154]], SMALL, Recipe(), rng[1])
+    assert torch.equal(whole, square)

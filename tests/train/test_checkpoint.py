@@ -20,7 +20,8 @@ from tier_infer.errors import IntegrityError, UsageError
 from tier_train.checkpoint import FIELDS, Checkpoint, load_checkpoint, save_checkpoint
 from tier_train.model import DualEncoder
 from tier_train.recipe import recipe_from
-from tier_train.text_encoder import SPECIAL, Tokenizer, embed_prompts
+from tier_train.towers.text_encoder import embed_prompts
+from tier_train.towers.wordpiece import SPECIAL, WordPiece
 from tier_train.zero_shot import encode_images
 
 torch.set_num_threads(1)
@@ -37,7 +38,7 @@ def checkpoint() -> Checkpoint:
     model = DualEncoder(recipe, len(VOCAB)).eval()
     training = {"data": "x/manifest.csv", "train_pairs": 3, "val_auc": {"edema": 0.5}}
     views = ("frontal", "lateral")
-    return Checkpoint(model, Tokenizer(VOCAB, 32), recipe, "minmax", views, training, "alarm")
+    return Checkpoint(model, WordPiece(VOCAB, 32), recipe, "minmax", views, training, "alarm")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_what_is_written_needs_no_pickle_rights(saved: bytes) -> None:
 
 
 def test_the_text_identity_is_that_of_words_and_weights(checkpoint: Checkpoint) -> None:
-    other = Tokenizer([*VOCAB[:-1], "absent"], 32)
+    other = WordPiece([*VOCAB[:-1], "absent"], 32)
     assert dataclasses.replace(checkpoint, tokenizer=other).text_sha256 != checkpoint.text_sha256
     assert dataclasses.replace(checkpoint, alarm="").text_sha256 == checkpoint.text_sha256
     moved = DualEncoder(checkpoint.recipe, len(VOCAB))
@@ -89,7 +90,7 @@ def test_the_text_identity_is_that_of_words_and_weights(checkpoint: Checkpoint) 
 
 def test_the_text_identity_is_that_of_the_case_rule_too(checkpoint: Checkpoint) -> None:
     # The same prompt embeds elsewhere, so query tables made with one do not belong to the other.
-    cased = dataclasses.replace(checkpoint, tokenizer=Tokenizer(VOCAB, 32, lower_case=False))
+    cased = dataclasses.replace(checkpoint, tokenizer=WordPiece(VOCAB, 32, lower_case=False))
     words = [embed_prompts(c.model.words, c.tokenizer, PROMPTS) for c in (checkpoint, cased)]
     assert not torch.equal(*words)
     assert cased.text_sha256 != checkpoint.text_sha256

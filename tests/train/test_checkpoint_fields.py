@@ -15,7 +15,7 @@ from tier_infer.errors import IntegrityError
 from tier_train.checkpoint import FORMAT, flat_state, load_checkpoint
 from tier_train.model import DualEncoder
 from tier_train.recipe import recipe_from
-from tier_train.text_encoder import SPECIAL
+from tier_train.towers.wordpiece import SPECIAL
 
 torch.set_num_threads(1)
 VOCAB = [*SPECIAL, "edema"]

@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 
 from tier_infer.errors import UsageError
-from tier_train.recipe import FOLDER, Recipe, load_recipe, recipe_from
+from tier_train.recipe import Recipe, grid_side, recipe_from
+from tier_train.recipe_file import FOLDER, load_recipe, to_toml
 
 PACKAGED = sorted(path.stem for path in FOLDER.glob("*.toml"))
+# The paper's recipes start from files that the user has.
+START = ["image_file=biovil.pt", "text_folder=cxr-bert"]
+NEEDED = {"paper": START, "released_code": START, "unregularized": START}
 
 
 def test_there_are_recipes() -> None:
@@ -21,7 +25,7 @@ def test_there_are_recipes() -> None:
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_every_packaged_recipe_loads(name: str) -> None:
-    recipe = load_recipe(name, [])
+    recipe = load_recipe(name, NEEDED.get(name, []))
     assert recipe.name == name
     assert recipe_from(dataclasses.asdict(recipe)) == recipe
 
@@ -110,7 +114,7 @@ def test_an_integer_in_a_table_is_a_float() -> None:
 
 IN_RANGE = ["lambda_patch=0", "zoom=0", "rotate=0", "weight_decay=0", "warmup=0", "warmup=1"]
 OUT_OF_RANGE = [
-    *("steps=0", "steps=-1", "batch_size=1", "batch_size=0", "validate_every=0", "lr=0", "lr=-1"),
+    *("steps=0", "steps=-1", "batch_size=1", "batch_size=0", "validate_every=-1", "lr=0", "lr=-1"),
     *("entropy_temperature=0", "text_heads=0", "text_heads=3", "embed_dim=0", "max_tokens=0"),
     *("vocab_size=0", "text_layers=0", "text_width=0", "lambda_patch=-1", "lambda_token=-0.1"),
     *("weight_decay=-1", "rotate=-1", "zoom=-0.1", "arch=vgg", "global_pool=max", "geometry=x"),
@@ -129,7 +133,13 @@ OUT_OF_RANGE = [
     *("lr=nan", "lr=inf", "lambda_patch=nan", "lambda_token=inf", "weight_decay=nan"),
     *("entropy_temperature=nan", "logit_scale_init=nan", "rotate=inf", "warmup=nan"),
     # the other's channels and size: a 3-channel trunk on one channel and the reverse
-    *("arch=resnet50", "geometry=tier-224-imagenet"),
+    *("arch=resnet50", "geometry=tier-224-imagenet", "arch=vit-b32"),
+    # right alone, wrong beside the rest
+    *("patch_layer=layer3", "global_pool=cls", "text_frozen=2", "micro_batch=33"),
+    *("cache_frozen_text=true", "epochs=2", "text_arch=clip"),
+    *("image_init=biovil", "text_init=cxr-bert", "image_file=x.pt", "text_folder=x"),
+    *("precision=fp8", "optimizer=sgd", "schedule=step", "select_by=loss", "augment=none"),
+    *("impressions=x", "split_by=x", "views=x", "entropy_eps=0.1", "keep_best=-1", "epochs=-1"),
 ]
 
 
@@ -151,10 +161,94 @@ def test_resnet50_goes_with_224_pixels() -> None:
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_unregularized_zeroes_both_lambdas_and_nothing_else(name: str) -> None:
-    plain, twin = load_recipe(name, []), load_recipe(name, [], unregularized=True)
-    assert plain.lambda_patch > 0
-    assert plain.lambda_token > 0
+    needed = NEEDED.get(name, [])
+    plain, twin = load_recipe(name, needed), load_recipe(name, needed, unregularized=True)
+    assert (plain.lambda_patch > 0) == (name != "unregularized")
+    assert (plain.lambda_token > 0) == (name != "unregularized")
     assert twin == dataclasses.replace(plain, lambda_patch=0.0, lambda_token=0.0)
+
+
+def test_the_unregularized_recipe_is_the_papers_twin() -> None:
+    paper = load_recipe("paper", START, unregularized=True)
+    assert load_recipe("unregularized", START) == dataclasses.replace(paper, name="unregularized")
+
+
+def test_the_papers_recipe_is_the_papers() -> None:
+    """Section 3.1 of the paper; Adam's weight decay and the five checkpoints as released."""
+    recipe = load_recipe("paper", START)
+    assert (recipe.lr, recipe.batch_size, recipe.epochs, recipe.optimizer) == (1e-4, 32, 30, "adam")
+    assert (recipe.image_init, recipe.text_init, recipe.text_frozen) == ("biovil", "cxr-bert", 8)
+    assert (recipe.geometry, recipe.arch, recipe.embed_dim) == (
+        "tier-224-imagenet",
+        "resnet50",
+        128,
+    )
+    assert (recipe.keep_best, recipe.select_by, recipe.schedule) == (5, "auc", "constant")
+    assert grid_side(recipe) == 7
+
+
+def test_the_released_code_differs_from_the_paper_where_it_is_known_to() -> None:
+    paper, released = load_recipe("paper", START), load_recipe("released_code", START)
+    changed = {
+        field.name: getattr(released, field.name)
+        for field in dataclasses.fields(Recipe)
+        if getattr(paper, field.name) != getattr(released, field.name)
+    }
+    assert changed == {
+        "name": "released_code",
+        "global_pool": "mean_then_norm",
+        "lambda_patch": 0.1,
+        "lambda_token": 0.2,
+        "mask_padding": False,
+        "entropy_eps": 1e-7,
+        "impressions": "tier",
+        "split_by": "released_code",
+        "split_seed": 1,
+        "prompts": "released_code",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(NEEDED))
+def test_a_recipe_that_starts_from_files_asks_for_them(name: str) -> None:
+    with pytest.raises(UsageError, match=r"starts from biovil: .*--set image_file=FILE"):
+        load_recipe(name, [])
+    with pytest.raises(UsageError, match=r"starts from cxr-bert: .*--set text_folder=DIR"):
+        load_recipe(name, START[:1])
+    load_recipe(name, ["image_init=scratch", "text_init=scratch"])
+
+
+@pytest.mark.parametrize("item", ["steps=3", "rotate=1", "zoom=0.1", "warmup=0.2", "contrast=0.1"])
+def test_a_key_that_another_silences_is_refused(item: str) -> None:
+    with pytest.raises(UsageError, match=r"has no effect beside"):
+        load_recipe("paper", [*START, item])
+
+
+def test_the_finer_grids() -> None:
+    base = ["arch=resnet50", "geometry=tier-224-imagenet"]
+    assert grid_side(load_recipe("demo", [*base, "patch_layer=layer3"])) == 14
+    assert grid_side(load_recipe("demo", ["arch=resnet50", "geometry=biovil-480-raw"])) == 15
+    assert grid_side(load_recipe("demo", ["arch=vit-b32", "geometry=tier-224-imagenet"])) == 7
+
+
+def test_a_recipe_may_start_from_another(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('like = "demo"\nsteps = 7\n', encoding="utf-8")
+    recipe = load_recipe(str(tmp_path / "mine.toml"), [])
+    assert recipe == dataclasses.replace(load_recipe("demo", []), name="mine", steps=7)
+
+
+def test_recipes_that_start_from_each_other_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'like = "{path}"\n', encoding="utf-8")
+    with pytest.raises(UsageError, match="`like` must name another recipe"):
+        load_recipe(str(path), [])
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_a_recipe_written_down_runs_again(tmp_path: Path, name: str) -> None:
+    recipe = load_recipe(name, [*NEEDED.get(name, []), "lr=3e-5"])
+    path = tmp_path / "again.toml"
+    path.write_text(to_toml(recipe), encoding="utf-8")
+    assert load_recipe(str(path), []) == dataclasses.replace(recipe, name="again")
 
 
 def test_unregularized_also_beats_an_override() -> None:
@@ -178,5 +272,5 @@ def test_a_broken_toml_file_is_refused(tmp_path: Path, content: bytes) -> None:
 
 def test_an_unknown_recipe_names_the_packaged_ones(tmp_path: Path) -> None:
     for source in ("nope", "", str(tmp_path), str(tmp_path / "nope.toml")):
-        with pytest.raises(UsageError, match="demo, small"):
+        with pytest.raises(UsageError, match="demo, paper, released_code, small, unregularized"):
             load_recipe(source, [])

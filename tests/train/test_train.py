@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import math
 import re
-from collections import Counter
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,38 +14,36 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trained import run
-from tier_infer.errors import UsageError
+from tests.train.children import TINY, make_folder, run, same_weights, table
+from tier_infer.errors import DeviceError, UsageError
+from tier_infer.geometry import GEOMETRIES, center_crop
 from tier_train.checkpoint import Checkpoint, flat_state, load_checkpoint
-from tier_train.manifest import Row, read_manifest
-from tier_train.phantom import FINDINGS
+from tier_train.data.manifest import read_manifest
+from tier_train.data.pictures import load_pictures
+from tier_train.loss import tier_loss
+from tier_train.model import DualEncoder
+from tier_train.phantoms.phantom import FINDINGS
 from tier_train.recipe import Recipe, recipe_from
-from tier_train.train import COLUMNS, LN_P, Pairs, batches, collapse_alarm, learning_rate, train
+from tier_train.schedule import build_optimizer, learning_rate
+from tier_train.train import collapse_alarm, refuse_divergence
+from tier_train.validation import Diverged
 
 torch.set_num_threads(1)
-TINY: dict[str, Any] = {
-    "steps": 6, "batch_size": 16, "validate_every": 3, "vocab_size": 150, "embed_dim": 16,
-    "text_width": 16, "text_layers": 1,
-}  # fmt: skip
+LN_P = math.log(49)
 Fit = tuple[Checkpoint, list[dict[str, str]]]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("train") / "phantoms"
-    counts = ("--train", "64", "--val", "24", "--test", "0")
-    run("tier-train", "data", "phantoms", "-o", str(path), *counts, cwd=path.parent)
-    return path
+    return make_folder(tmp_path_factory.mktemp("train") / "tiny", {"train": 40, "val": 20})
 
 
 @pytest.fixture(scope="module")
 def fit(folder: Path) -> Callable[..., Fit]:
     def fitted(name: str, **changes: Any) -> Fit:
         output = folder / f"{name}.pt"
-        recipe = recipe_from(TINY | changes)
-        train(read_manifest(folder / "manifest.csv"), recipe, output, False, lambda _: None)
-        with (folder / f"{name}.metrics.csv").open(encoding="utf-8") as file:
-            return load_checkpoint(output), list(csv.DictReader(file))
+        run(folder, output, changes)
+        return load_checkpoint(output), table(folder / f"{name}.metrics.csv")
 
     return fitted
 
@@ -56,35 +53,35 @@ def first(fit: Callable[..., Fit]) -> Fit:
     return fit("first")
 
 
-def _without_seconds(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-
-
-def test_the_checkpoint_and_its_metrics(first: Fit) -> None:
+def test_the_checkpoint_and_its_metrics(first: Fit, folder: Path) -> None:
     checkpoint, rows = first
-    assert [tuple(row) for row in rows] == [COLUMNS, COLUMNS]
     assert [row["step"] for row in rows] == ["3", "6"]
     assert checkpoint.intensity == "mimic-jpg"
     assert checkpoint.recipe == recipe_from(TINY)
-    assert (checkpoint.training["train_pairs"], checkpoint.training["val_pairs"]) == (64, 24)
-    areas = checkpoint.training["val_auc"]
+    training = checkpoint.training
+    assert (training["train_pairs"], training["val_pairs"], training["step"]) == (40, 20, 6)
+    areas = training["val_auc"]
     assert set(areas) <= set(FINDINGS)
     assert float(rows[-1]["val_auc"]) == pytest.approx(np.mean(list(areas.values())))
+    assert {k.removeprefix("auc_"): float(v) for k, v in rows[-1].items() if "auc_" in k[:4]} == (
+        areas
+    )
     for row in rows:
         terms = (float(row[k]) for k in ("clip_loss", "patch_entropy", "token_entropy"))
-        expected = np.dot([1, 0.2, 0.1], list(terms))
-        assert float(row["loss"]) == pytest.approx(expected, abs=1e-5)
+        assert float(row["loss"]) == pytest.approx(np.dot([1, 0.2, 0.1], list(terms)), abs=1e-5)
         assert 3.4 < float(row["patch_entropy"]) <= LN_P + 1e-6
+        assert float(row["patch_penalty"]) == 0.2 * float(row["patch_entropy"])
+        assert float(row["token_penalty"]) == 0.1 * float(row["token_entropy"])
     assert float(rows[-1]["lr"]) == pytest.approx(0, abs=1e-12)
+    assert not list(folder.glob("first.state*")), "the state goes when the run is complete"
+    assert not list(folder.glob("*.part*"))
 
 
 def test_one_seed_gives_one_checkpoint(first: Fit, fit: Callable[..., Fit]) -> None:
     (ours, rows), (theirs, again) = first, fit("second")
-    assert ours.tokenizer.vocab == theirs.tokenizer.vocab
-    assert _without_seconds(rows) == _without_seconds(again)
-    state = flat_state(theirs.model)
-    for key, value in flat_state(ours.model).items():
-        assert torch.equal(value, state[key]), key
+    assert ours.tokenizer.state() == theirs.tokenizer.state()
+    assert rows == again
+    assert same_weights(ours, theirs)
 
 
 def test_another_seed_gives_another_checkpoint(first: Fit, fit: Callable[..., Fit]) -> None:
@@ -100,58 +97,116 @@ def test_weights_move_and_batch_norms_count(first: Fit) -> None:
     assert state["proj.3.bias"].abs().max() > 0
 
 
-def test_fewer_pairs_than_a_batch_are_refused(folder: Path) -> None:
-    recipe = recipe_from(TINY | {"batch_size": 65})
-    manifest = read_manifest(folder / "manifest.csv")
-    with pytest.raises(UsageError, match="64 training pairs are fewer than batch_size 65"):
-        train(manifest, recipe, folder / "none.pt", False, lambda _: None)
-    assert not (folder / "none.pt").exists()
+def test_the_validation_loss_is_that_of_the_final_weights(first: Fit, folder: Path) -> None:
+    """Centre crops, evaluation mode, whole batches, every row with text at most once."""
+    checkpoint, rows = first
+    model, dataset = checkpoint.model.eval(), read_manifest(folder / "manifest.csv")
+    geometry = GEOMETRIES["small-112"]
+    pairs, pictures = load_pictures(dataset, dataset.split("val"), "mimic-jpg", geometry)
+    order = np.random.default_rng(0).permutation(len(pairs))
+    losses = []
+    for chosen in (order[:8], order[8:16]):  # of 20 rows
+        crops = np.stack([center_crop(pictures[i], 112) for i in chosen])
+        ids, mask = checkpoint.tokenizer([pairs[i].text for i in chosen])
+        with torch.no_grad():
+            image_e, patch_e = model.encode_image(torch.from_numpy(crops))
+            token_e = model.encode_text(ids, mask)
+            loss = tier_loss(
+                image_e, token_e[:, 0], patch_e, token_e, mask.bool(), model.logit_scale,
+                checkpoint.recipe,
+            )  # fmt: skip
+        losses.append(float(loss.total))
+    assert float(rows[-1]["val_loss"]) == pytest.approx(np.mean(losses), abs=1e-6)
 
 
-def _pairs(count: int) -> Pairs:
-    """Row i says i and its square is filled with i."""
-    rows = [Row(f"{i}.png", "train", str(i), {}, i + 2) for i in range(count)]
-    fill = np.arange(count, dtype=np.uint8)[:, None, None]
-    return Pairs(rows, np.broadcast_to(fill, (count, 2, 2)))
+def test_epochs_decide_the_steps_and_each_is_validated(fit: Callable[..., Fit]) -> None:
+    checkpoint, rows = fit("epochs", epochs=2, validate_every=0, schedule="constant")
+    assert [(row["step"], row["epoch"]) for row in rows] == [("5", "0"), ("10", "1")]
+    assert {row["lr"] for row in rows} == {"0.001"}
+    assert (checkpoint.recipe.steps, checkpoint.recipe.validate_every) == (10, 5)
 
 
-@pytest.mark.parametrize("steps", [1, 3, 4, 10])
-def test_batches_are_counted_and_drop_the_remainder(steps: int) -> None:
-    recipe = recipe_from({"steps": steps, "batch_size": 4})
-    found = list(batches(_pairs(14), recipe))
-    assert len(found) == steps
-    assert [epoch for _, _, epoch in found] == [i // 3 for i in range(steps)]
-    seen: dict[int, list[int]] = {}
-    for rows, squares, epoch in found:
-        assert squares.shape == (4, 2, 2)
-        assert squares.dtype == torch.uint8
-        assert [int(row.text) for row in rows] == squares[:, 0, 0].tolist()
-        seen.setdefault(epoch, []).extend(squares[:, 0, 0].tolist())
-    assert all(len(set(images)) == len(images) for images in seen.values())
-    if steps == 10:
-        assert seen[0] != seen[1] != seen[2]
+def test_the_text_above_frozen_layers_may_come_from_a_table(fit: Callable[..., Fit]) -> None:
+    frozen = {"text_layers": 2, "text_frozen": 1}
+    plain, cached = fit("plain", **frozen), fit("cached", **frozen, cache_frozen_text=True)
+    for key in ("loss", "val_loss", "token_entropy"):
+        ours, theirs = (np.array([float(r[key]) for r in rows]) for _, rows in (plain, cached))
+        assert ours == pytest.approx(theirs, rel=2e-3), "kept as float16"
+    state, before = flat_state(cached[0].model), flat_state(plain[0].model)
+    for key, value in state.items():
+        fixed = key.startswith(("text.embeddings", "text.encoder.layer.0."))
+        assert not fixed or torch.equal(value, before[key]), key
 
 
-def _partners(count: int, seed: int) -> dict[int, set[str]]:
-    table = {"steps": 8, "batch_size": 4, "shuffle_captions": True, "seed": seed}
-    partners: dict[int, set[str]] = {}
-    for rows, squares, _ in batches(_pairs(count), recipe_from(table)):
-        for row, image in zip(rows, squares[:, 0, 0].tolist(), strict=True):
-            partners.setdefault(image, set()).add(row.text)
-    return partners
+def test_frozen_layers_keep_their_weights(fit: Callable[..., Fit]) -> None:
+    changes = {"text_layers": 2, "text_frozen": 1, "schedule": "constant"}
+    one, two = (flat_state(fit("one", **changes, steps=n)[0].model) for n in (1, 2))
+    fixed = "text.embeddings.word_embeddings", "text.encoder.layer.0.output.dense"
+    assert all(torch.equal(one[f"{key}.weight"], two[f"{key}.weight"]) for key in fixed)
+    for key in ("text.encoder.layer.1.output.dense", "text_head.dense_to_hidden"):
+        assert not torch.equal(one[f"{key}.weight"], two[f"{key}.weight"])
 
 
-def test_shuffled_captions_are_torn_apart_once() -> None:
-    partners = _partners(16, 0)
-    assert all(len(texts) == 1 for texts in partners.values()), "the same in every epoch"
-    texts = Counter(text for group in partners.values() for text in group)
-    assert texts == Counter(str(i) for i in range(16))
-    assert partners != _partners(16, 1)
+def test_a_step_in_bfloat16_is_finite(fit: Callable[..., Fit]) -> None:
+    checkpoint, rows = fit("bf16", precision="bf16", steps=2, validate_every=1)
+    assert all(math.isfinite(float(row["loss"])) for row in rows)
+    assert all(v.dtype != torch.bfloat16 for v in flat_state(checkpoint.model).values())
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_no_image_keeps_its_own_caption_when_shuffled(seed: int) -> None:
-    assert not [i for i, texts in _partners(16, seed).items() if str(i) in texts]
+def test_another_dataset_may_be_validated_on(folder: Path, tmp_path: Path) -> None:
+    other = read_manifest(make_folder(tmp_path / "other", {"val": 12}) / "manifest.csv")
+    checkpoint = run(folder, tmp_path / "x.pt", {"steps": 1}, validation=other)
+    assert checkpoint.training["val_pairs"] == 12
+    assert checkpoint.training["validation_data"].startswith("other/")
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "error", "words"),
+    [
+        ({"batch_size": 41}, {}, UsageError, "40 training pairs are fewer than batch_size 41"),
+        ({"precision": "fp16"}, {}, UsageError, "precision is 'fp16', which a CPU has not"),
+        ({}, {"device": "cuda"}, DeviceError, "device cuda: torch sees no CUDA device"),
+        (
+            {"batch_size": 32, "keep_best": 1, "select_by": "val_loss"},
+            {},
+            UsageError,
+            "batch_size 32 validation rows with text, there are 20; .* select_by=auc",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_the_first_step(
+    folder: Path,
+    changes: dict[str, Any],
+    options: dict[str, Any],
+    error: type[Exception],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = set(folder.iterdir())
+    with pytest.raises(error, match=words):
+        run(folder, folder / "none.pt", changes, **options)
+    assert set(folder.iterdir()) == before
+
+
+def test_selecting_by_auc_needs_labels(folder: Path, tmp_path: Path) -> None:
+    with (folder / "manifest.csv").open() as file:
+        lines = [row[:5] for row in csv.reader(file)]
+    bare = tmp_path / "bare"
+    shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("*.pt"))
+    with (bare / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(lines)
+    with pytest.raises(UsageError, match=r"select_by auc needs .* select_by=val_loss"):
+        run(bare, tmp_path / "x.pt", {"keep_best": 1})
+    done = run(bare, tmp_path / "x.pt", {"keep_best": 1, "select_by": "val_loss", "steps": 1})
+    assert done.training["val_auc"] == {}
+    assert table(tmp_path / "x.metrics.csv")[0]["val_auc"] == "nan"
+
+
+def test_several_processes_need_torchrun(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match=r"WORLD_SIZE is 2, but torchrun did not start"):
+        run(folder, folder / "none.pt", {})
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
@@ -163,7 +218,31 @@ def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
     assert rates[-1] == pytest.approx(0, abs=1e-12)
     assert all(np.diff(rates[:10]) > 0)
     assert all(np.diff(rates[9:]) < 0)
-    assert learning_rate(1, dataclasses.replace(recipe, warmup=0.0)) == 1e-3
+    assert learning_rate(1, recipe_from({"steps": 100, "warmup": 0.0, "lr": 1e-3})) == 1e-3
+    assert learning_rate(1, recipe_from({"schedule": "constant", "lr": 1e-3})) == 1e-3
+
+
+def test_adam_decays_in_the_gradient_and_adamw_beside_it() -> None:
+    """Zero gradients: adamw shrinks a matrix by lr · decay, adam by its own normalised step."""
+    for name, expected, bias in (("adamw", 1 - 0.01 * 0.1, 1.0), ("adam", 1 - 0.01, 1 - 0.01)):
+        layer = torch.nn.Linear(1, 1)
+        torch.nn.init.ones_(layer.weight)
+        torch.nn.init.ones_(layer.bias)
+        recipe = recipe_from({"optimizer": name, "lr": 0.01, "weight_decay": 0.1})
+        optimizer = build_optimizer(layer, recipe)
+        layer.weight.grad, layer.bias.grad = torch.zeros(1, 1), torch.zeros(1)
+        optimizer.step()
+        assert layer.weight.item() == pytest.approx(expected, abs=1e-6)
+        assert layer.bias.item() == pytest.approx(bias, abs=1e-6)
+
+
+def test_frozen_weights_are_not_optimised() -> None:
+    model = DualEncoder(recipe_from(TINY | {"text_frozen": 1}), 100)
+    held = {
+        id(p) for group in build_optimizer(model, Recipe()).param_groups for p in group["params"]
+    }
+    assert held == {id(p) for p in model.parameters() if p.requires_grad}
+    assert len(held) < len(list(model.parameters()))
 
 
 @pytest.mark.parametrize(
@@ -184,3 +263,18 @@ def test_the_collapse_alarm(clip: float, entropy: float, step: int, words: str) 
     alarm = collapse_alarm(clip, entropy, recipe, step)
     assert bool(alarm) == bool(words)
     assert re.search(words, alarm)
+
+
+def test_the_collapse_alarm_knows_the_grid() -> None:
+    recipe = recipe_from({"geometry": "biovil-480-raw", "arch": "resnet50", "steps": 100})
+    assert "ln 225 = 5.4161" in collapse_alarm(1.0, math.log(225), recipe, 50)
+    assert collapse_alarm(1.0, LN_P, recipe, 50) == ""
+
+
+def test_divergence_names_its_step() -> None:
+    fine, bad = torch.ones(4), torch.tensor([math.nan, 1, 1, 1])
+    refuse_divergence([fine, bad], 7, now=False)  # the device is not waited for
+    with pytest.raises(Diverged, match="diverged at step 7"):
+        refuse_divergence([fine, bad], 7, now=True)
+    with pytest.raises(Diverged, match="diverged at step 7"):
+        refuse_divergence([fine, bad, fine], 8, now=False)

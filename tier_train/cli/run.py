@@ -1,0 +1,122 @@
+"""tier-train run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from tier_infer.errors import UsageError
+from tier_train.cli.process import CONTEXT, prepare_process
+
+DATA = click.option(
+    "--data",
+    metavar="KIND:PATH",
+    help="manifest:FILE.csv, mimic:ROOT[,reports=DIR], cache:DIR or chexpert:FILE.csv; default: "
+    "./manifest.csv where there is one.",
+)
+RECIPE = click.option(
+    "--recipe",
+    default="small",
+    show_default=True,
+    metavar="NAME",
+    help="small, demo, paper, released_code, unregularized or a TOML file.",
+)
+SET = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key."
+)
+VALIDATE = click.option(
+    "--validate-on",
+    metavar="KIND:PATH",
+    help="Another dataset for validation: manifest:FILE.csv (its val split) or chexpert:valid.csv.",
+)
+SKIP_BAD = click.option(
+    "--skip-bad", is_flag=True, help="Leave out rows whose image is missing or refused."
+)
+DEVICE = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+THREADS = click.option(
+    "--threads", type=int, metavar="N", help="CPU threads of torch; default: all cores."
+)
+DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+
+
+@click.command(context_settings=CONTEXT)
+@DATA
+@RECIPE
+@SET
+@click.option("--unregularized", is_flag=True, help="The recipe's twin: both lambdas 0.")
+@VALIDATE
+@SKIP_BAD
+@click.option("--resume", is_flag=True, help="Continue an interrupted run, to the same result.")
+@click.option(
+    "--tensorboard", type=click.Path(path_type=Path), metavar="DIR", help="Log there too."
+)
+@DEVICE
+@THREADS
+@click.option("-o", "--output", default="ckpt.pt", show_default=True, metavar="FILE")
+@DEBUG
+def run(
+    data: str | None,
+    recipe: str,
+    overrides: tuple[str, ...],
+    unregularized: bool,
+    validate_on: str | None,
+    skip_bad: bool,
+    resume: bool,
+    tensorboard: Path | None,
+    device: str,
+    threads: int | None,
+    output: str,
+    debug: bool,
+) -> None:
+    """Train and write ckpt.pt, with its metrics file and curves beside it.
+
+    Several GPUs or machines: torchrun --nproc-per-node N -m tier_train.cli run …
+    """
+    from tier_train.recipe_file import load_recipe
+
+    spec = dataset_spec(data)
+    resolved = load_recipe(recipe, list(overrides), unregularized)
+    prepare_process(threads)
+    from tier_train.data.datasets import open_dataset
+    from tier_train.train import train
+
+    dataset = open_dataset(spec, resolved, skip_bad)
+    for note in dataset.notes:
+        click.echo(note, err=True)
+    validation = open_dataset(validate_on, resolved, skip_bad) if validate_on else None
+    checkpoint = train(
+        dataset,
+        resolved,
+        Path(output),
+        validation=validation,
+        skip_bad=skip_bad,
+        resume=resume,
+        device=device,
+        tensorboard=tensorboard,
+        say=lambda s: click.echo(s, err=True),
+    )
+    if int(os.environ.get("RANK", "0")):  # torchrun: one process talks
+        return
+    areas = checkpoint.training["val_auc"]
+    for label, area in areas.items():
+        click.echo(f"val AUC {label:<24} {area:.3f}")
+    click.echo(f"wrote {output}; next: tier-export --fp16 {output}")
+    if checkpoint.alarm:
+        click.echo(f"tier-train: collapse alarm: {checkpoint.alarm}", err=True)
+
+
+def dataset_spec(data: str | None) -> str:
+    """What --data names, or ./manifest.csv; UsageError names the command that makes one."""
+    if data is not None:
+        return data
+    if Path("manifest.csv").is_file():
+        return "manifest:manifest.csv"
+    raise UsageError(
+        "no data: there is no ./manifest.csv and no --data. Name a dataset with "
+        "--data manifest:FILE.csv, or draw one with `tier-train data phantoms -o phantoms` and "
+        "run again inside that folder"
+    )

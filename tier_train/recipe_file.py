@@ -1,0 +1,117 @@
+"""Recipes as TOML files: a packaged name or a user's file, over the one that it is `like`, under
+the `--set` of the command line; and what the keys must not say together.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from tier_infer.errors import UsageError
+from tier_train.recipe import Recipe, recipe_from, types
+
+FOLDER = Path(__file__).with_name("recipes")
+
+
+def load_recipe(source: str, overrides: list[str], unregularized: bool = False) -> Recipe:
+    """A packaged recipe by name or a TOML file; overrides are `key=value`.
+
+    Raises UsageError for an unknown key, with the nearest known one, or a value of another type.
+    """
+    path, table = _read(source)
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes key=value, got {item!r}")
+        table[key.strip()] = _typed(key.strip(), value.strip())
+    if unregularized:
+        table |= {"lambda_patch": 0.0, "lambda_token": 0.0}
+    recipe = recipe_from(table | {"name": path.stem})
+    _check_unheard(recipe, set(table))
+    _check_start(recipe)
+    return recipe
+
+
+def _read(source: str, depth: int = 0) -> tuple[Path, dict[str, Any]]:
+    """A recipe's own keys over those of the one that it names with `like`."""
+    packaged = FOLDER / f"{source}.toml"
+    path = packaged if packaged.is_file() else Path(source)
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
+        raise UsageError(f"recipe {source!r} is neither packaged ({names}) nor a TOML file")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {source} is not valid TOML: {error}") from error
+    base = table.pop("like", None)
+    if base is None:
+        return path, table
+    if type(base) is not str or depth > 8:
+        raise UsageError(f"recipe {source}: `like` must name another recipe, got {base!r}")
+    return path, _read(base, depth + 1)[1] | table
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The text that `load_recipe` reads back as this recipe, whatever its file is called."""
+    silent = {"name"} | {key for _, keys in _silenced(recipe) for key in keys}
+    table = {key: value for key, value in vars(recipe).items() if key not in silent}
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+
+
+def _silenced(recipe: Recipe) -> list[tuple[str, set[str]]]:
+    """A key, and those that have no effect beside its value."""
+    drawn = {"rotate", "zoom", "brightness", "contrast"}
+    return [
+        ("epochs", {"steps"} if recipe.epochs else set()),
+        ("augment", drawn if recipe.augment == "paper" else set()),
+        ("schedule", {"warmup"} if recipe.schedule == "constant" else set()),
+    ]
+
+
+def _check_unheard(recipe: Recipe, said: set[str]) -> None:
+    """Keys that somebody set and another key silences."""
+    for by, silent in (
+        ("epochs", {"steps"} if recipe.epochs else set()),
+        (
+            "augment",
+            {"rotate", "zoom", "brightness", "contrast"} if recipe.augment == "paper" else set(),
+        ),
+        ("schedule", {"warmup"} if recipe.schedule == "constant" else set()),
+    ):
+        if unheard := sorted(said & silent):
+            raise UsageError(
+                f"recipe key {unheard[0]} has no effect beside {by} = {getattr(recipe, by)!r}; set "
+                "only one of them"
+            )
+
+
+def _check_start(recipe: Recipe) -> None:
+    """A recipe that starts from published weights needs to be told where they lie."""
+    for init, file, what in (
+        ("image_init", "image_file", "FILE"),
+        ("text_init", "text_folder", "DIR"),
+    ):
+        kind, named = getattr(recipe, init), getattr(recipe, file)
+        if kind != "scratch" and not named:
+            raise UsageError(
+                f"recipe {recipe.name} starts from {kind}: name it with --set {file}={what}, or "
+                f"train from nothing with --set {init}=scratch"
+            )
+        if kind == "scratch" and named:
+            raise UsageError(f"recipe key {file} is {named!r}, but {init} says scratch")
+    if recipe.text_arch != "bert":
+        raise UsageError(f"recipe key text_arch is {recipe.text_arch!r}; only bert can be trained")
+
+
+def _typed(key: str, text: str) -> Any:
+    kind = types().get(key, str)
+    if kind is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            raise UsageError(f"recipe key {key} must be {kind.__name__}, got {text!r}") from None
+    return text

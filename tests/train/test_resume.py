@@ -124,7 +124,8 @@ def test_a_full_disk_loses_nothing(folder: Path, earlier: Path, tmp_path: Path) 
     whole = shutil.copytree(earlier, tmp_path / "whole") / "x.pt"
     with _failing(("fsync",), 0, Killed()) as calls:
         run(folder, whole, SHORT)
-    assert len(calls) == 2 * 4 + 2  # each: best, state, ranking, metrics; metrics and checkpoint
+    # twice best, state, ranking, metrics; then checkpoint, metrics, recipe
+    assert len(calls) == 2 * 4 + 3
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     for at in range(1, len(calls) + 1):
         output = shutil.copytree(earlier, tmp_path / str(at)) / "x.pt"

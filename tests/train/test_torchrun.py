@@ -1,4 +1,4 @@
-"""python -m pytest tests/train/test_torchrun.py -- jobs as users start them, to the end and killed."""
+"""python -m pytest tests/train/test_torchrun.py -- jobs as users start them; one is killed."""
 
 from __future__ import annotations
 

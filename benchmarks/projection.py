@@ -60,7 +60,7 @@ ASSUMED = [
            "assumed: 80 % and 33 % of the data sheet's 450 each way"),
     Figure("a small collective of 8", 15, 50, "µs", "assumed"),
     Figure("all-reduce hidden behind backward", 0.8, 0.0, "share", "assumed"),
-    Figure("cores that load, per GPU", 8, 4, "cores", "assumed: train.py starts 8 threads"),
+    Figure("cores that load, per GPU", 8, 4, "cores", "assumed: parallel.py starts 8 threads"),
     Figure("disk that takes the states", 2.0, 0.5, "GB/s", "assumed"),
 ]  # fmt: skip
 GIVEN = {figure.name: figure for figure in ASSUMED}

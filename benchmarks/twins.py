@@ -102,7 +102,7 @@ def train_one(folder: Path, dataset: Dataset, recipe: Recipe, model: str) -> Non
     from tier_train.train import train
 
     path = folder / f"{stem(model, recipe.seed)}.pt"
-    if path.with_suffix(".metrics.csv").exists():  # written last
+    if path.exists() and path.with_suffix(".metrics.csv").exists():  # the first and the last
         return
 
     def say(line: str) -> None:
@@ -119,10 +119,9 @@ def train_one(folder: Path, dataset: Dataset, recipe: Recipe, model: str) -> Non
 def score(folder: Path, dataset: Dataset, recipe: Recipe, seeds: int) -> None:
     """Zero-shot scores beside the supervised network's, of the same images and labels."""
     from tier_infer.geometry import GEOMETRIES, center_crop
-    from tier_infer.label_sets import LabelSet
+    from tier_infer.label_sets import LabelSet, load_label_set, set_from_names
     from tier_train.checkpoint import load_checkpoint
-    from tier_train.data.dataset import validation_labels
-    from tier_train.supervised import read_part
+    from tier_train.supervised import outputs, read_part
     from tier_train.supervised_cnn import load_supervised
     from tier_train.supervised_scores import write_scores
     from tier_train.zero_shot import encode_images, query_table
@@ -132,7 +131,8 @@ def score(folder: Path, dataset: Dataset, recipe: Recipe, seeds: int) -> None:
         names = list(supervised.labels)
         split = "test" if dataset.split("test") else "val"
         part = read_part(dataset, split, names, supervised.intensity, recipe, False)
-        known = {x.id: x for x in validation_labels(dataset, recipe.prompts)[0].labels}
+        plain = set_from_names("twins", list(outputs(dataset).values())).labels
+        known = {x.id: x for x in (*plain, *load_label_set(recipe.prompts).labels)}
         labels = LabelSet("twins", tuple(known[name] for name in names))
         crop = GEOMETRIES[recipe.geometry].crop
         pixels = np.stack([center_crop(part.pictures[i], crop) for i in range(len(part.rows))])

@@ -18,6 +18,7 @@ from typing import Any
 from tier_infer.errors import IntegrityError
 from tier_infer.files import sync_folder, write_atomic
 from tier_train.recipe import Recipe
+from tier_train.state import beside
 
 COLUMNS = ("rank", "file", "step", "epoch", "val_auc", "val_loss", "sha256")
 
@@ -27,8 +28,8 @@ class Best:
 
     def __init__(self, output: Path, recipe: Recipe, ranking: list[dict[str, Any]]) -> None:
         """`ranking` is that of the state: of a resumed run, what was kept so far."""
-        self.part = output.with_name(f"{output.stem}.best.part")
-        self.final = output.with_name(f"{output.stem}.best")
+        self.part = beside(output, "best.part")
+        self.final = beside(output, "best")
         self.ranking = ranking
         self._recipe = recipe
 

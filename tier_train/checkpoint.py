@@ -57,7 +57,18 @@ def flat_state(model: DualEncoder) -> dict[str, Tensor]:
     return state | {"logit_scale": model.logit_scale.detach()}
 
 
+def not_finite(state: dict[str, Tensor]) -> str:
+    """The first tensor that holds a NaN or an infinity; "" where none does."""
+    flags = [torch.isfinite(v).all() for v in state.values()]
+    if bool(torch.stack(flags).all()):  # a GPU is asked once
+        return ""
+    return next(key for key, flag in zip(state, flags, strict=True) if not flag)
+
+
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Raises OSError, or IntegrityError for weights that are no numbers: nothing is written."""
+    if bad := not_finite(flat_state(checkpoint.model)):
+        raise IntegrityError(f"{path} is not written: weights are not finite, e.g. {bad}")
     table = {
         "format": FORMAT,
         "state": flat_state(checkpoint.model),
@@ -113,13 +124,33 @@ def _check_archive(path: Path, raw: bytes) -> None:
     """Every member against its CRC: torch would load a flipped weight without a word."""
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            damaged = archive.testzip()
+            rewritten = not_stored(archive, len(raw))
+            damaged = None if rewritten else archive.testzip()
     except Exception as error:
         if raw.startswith(b"\x80"):  # how every pickle begins; torch's old format is one
             raise IntegrityError(f"{path} holds pickled code or objects, not tensors") from None
         raise IntegrityError(f"{path} is no complete checkpoint ({type(error).__name__})") from None
+    if rewritten:
+        raise IntegrityError(f"{path} is no archive that torch wrote: {rewritten}")
     if damaged is not None:
         raise IntegrityError(f"{path} is damaged: a member's checksum is wrong")
+
+
+def not_stored(archive: zipfile.ZipFile, size: int) -> str:
+    """What torch.save never writes into a file of `size` bytes; "" where it may have written all.
+
+    Asked before anything is unpacked: a compressed member may be a thousand times its bytes, and
+    torch maps its compressed bytes as if they were weights. Of two members of one name, Python and
+    torch may read different ones.
+    """
+    members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        return "a member is compressed"
+    if len({member.filename for member in members}) != len(members):
+        return "two members have one name"
+    if sum(member.file_size for member in members) > size:
+        return "its members claim more bytes than it has"
+    return ""
 
 
 def _rebuild(path: Path, table: dict[str, Any], digest: str) -> Checkpoint:
@@ -147,9 +178,8 @@ def _rebuild(path: Path, table: dict[str, Any], digest: str) -> Checkpoint:
     wrong += [k for k in expected if k in state and not _same_kind(expected[k], state[k])]
     if wrong:
         raise IntegrityError(f"{path}: {len(wrong)} weights do not fit the recipe, e.g. {wrong[0]}")
-    not_finite = [k for k, v in state.items() if not torch.isfinite(v).all()]
-    if not_finite:
-        raise IntegrityError(f"{path}: weights are not finite, e.g. {not_finite[0]}")
+    if bad := not_finite(state):
+        raise IntegrityError(f"{path}: weights are not finite, e.g. {bad}")
     with torch.no_grad():
         for key, value in expected.items():  # expected holds the model's own storage
             value.copy_(state[key])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tier_train.checkpoint import tokenizer_from
+from tier_train.checkpoint import not_finite, tokenizer_from
 from tier_train.data.dataset import Row
 from tier_train.model import DualEncoder
 from tier_train.parallel import backward, share, wrapped
@@ -50,6 +51,21 @@ class Learner:
         self.optimizer.step()
         return loss
 
+    def scale(self) -> float:
+        """fp16's factor on the loss; NaN where nothing is scaled."""
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        return float(scaler.get_scale()) if scaler else math.nan
+
+    def not_finite(self) -> str:
+        """The first weight or moment that is no number; "" if all are."""
+        moments = {
+            f"optimizer.{i}.{key}": value
+            for i, each in self.optimizer.state_dict()["state"].items()
+            for key, value in each.items()
+            if key != "step"  # lies on the CPU
+        }
+        return not_finite({**self.model.state_dict(), **moments})
+
     def state(self) -> dict[str, Any]:
         """For `begin`: all that a step depends on. A learning rate is computed, not kept."""
         return {
@@ -66,20 +82,18 @@ def begin(
     fabric: Fabric,
     recipe: Recipe,
     rows: Sequence[Row],
-    others: Sequence[Row],
     state: dict[str, Any] | None,
     folder: Path,
     say: Callable[[str], None],
 ) -> Learner:
-    """From the recipe's start weights, or from `state`. `folder` is for the frozen text of `rows`
-    and of `others`, those of validation."""
+    """From the recipe's start weights, or from `state`; `folder` is for the frozen text."""
     begun = _restored(state) if state else start(recipe, lambda: _sentences(rows, recipe))
     model, recipe = begun.model, begun.recipe
     model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.to(fabric.device)
     frozen = None
     if recipe.cache_frozen_text:
-        texts = [row.text for row in (*rows, *others) if row.text]
+        texts = [row.text for row in rows if row.text]
         frozen = _frozen(fabric, begun, texts, folder, say)
     optimizer = build_optimizer(model, recipe)
     if state:

@@ -124,8 +124,9 @@ class Progress:
     def step(self, loss: Tensor) -> None:
         """loss: float32 [4], of a step that is over; only a terminal waits for its value."""
         if not self._bar.disable:
-            rate = self._bar.format_dict["rate"] or math.nan
-            words = f"loss {float(loss[0]):.3f}, {rate * self._batch:.0f} pairs/s"
+            words, rate = f"loss {float(loss[0]):.3f}", self._bar.format_dict["rate"]
+            if rate:
+                words += f", {rate * self._batch:.0f} pairs/s"
             self._bar.set_postfix_str(words, refresh=False)
             self._bar.update()
 
@@ -142,13 +143,7 @@ class Board:
 
     def __init__(self, folder: Path, done: int) -> None:
         """`done`: what an interrupted run logged after that step is taken back."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UsageError(
-                "--tensorboard needs its extra: pip install 'tier-cxr[tensorboard]'"
-            ) from None
-        self._writer: Any = SummaryWriter(str(folder), purge_step=done + 1)
+        self._writer: Any = summary_writer()(str(folder), purge_step=done + 1)
 
     def add(self, row: dict[str, Any], heatmaps: Heatmaps) -> None:
         for column, value in row.items():
@@ -163,6 +158,16 @@ class Board:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def summary_writer() -> Any:
+    """The class; UsageError names the extra that brings it."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        message = "--tensorboard needs its extra: pip install 'tier-cxr[tensorboard]'"
+        raise UsageError(message) from None
+    return SummaryWriter
 
 
 def coloured(crops: NDArray[np.uint8], cells: NDArray[np.float32]) -> NDArray[np.uint8]:

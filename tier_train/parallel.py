@@ -5,7 +5,7 @@
 A process embeds its own B / W pairs; image_e and text_e are gathered, so every pair is told apart
 from the whole batch, and the mean of the gradients is that of one process with all B. What differs
 is BatchNorm: on GPUs its statistics are synchronised, on CPUs each process has its own, of its own
-rows, and the checkpoint those of the first. Every process must see the same files.
+rows; validation and the checkpoint have those of the first. Every process must see the same files.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def launch(device: str, precision: str) -> Fabric:
         )
     if precision == "fp16" and kind == "cpu":
         raise UsageError("recipe key precision is 'fp16', which a CPU has not; use fp32 or bf16")
+    torch.backends.cudnn.benchmark = kind == "cuda"  # every batch has the same shape
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -60,7 +61,7 @@ def launch(device: str, precision: str) -> Fabric:
         accelerator=kind,
         devices=here,
         num_nodes=processes // here,
-        strategy=DDPStrategy() if processes > 1 else "auto",
+        strategy=DDPStrategy(broadcast_buffers=False) if processes > 1 else "auto",
         precision=PRECISION[precision],
         # named, because the guess takes any SLURM job for a launcher
         plugins=TorchElasticEnvironment() if processes > 1 else LightningEnvironment(),
@@ -97,6 +98,20 @@ def workers(fabric: Fabric) -> int:
         return 1
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return max(1, min(WORKERS, (os.cpu_count() or 1) // here))
+
+
+def same_buffers(fabric: Fabric, model: nn.Module) -> None:
+    """Gives all processes the first one's BatchNorm statistics, those of the checkpoint.
+
+    A step reads none of them, so before validation is often enough.
+    """
+    if fabric.world_size > 1:
+        buffers = [b for b in model.buffers() if b.is_floating_point()]
+        sizes = [b.numel() for b in buffers]
+        flat = torch.cat([b.flatten() for b in buffers])
+        torch.distributed.broadcast(flat, 0)
+        for buffer, values in zip(buffers, torch.split(flat, sizes), strict=True):
+            buffer.copy_(values.view_as(buffer))
 
 
 def finish(fabric: Fabric) -> None:
@@ -188,8 +203,15 @@ def _loss(fabric: Fabric, embeddings: Sequence[Tensor], mask: Tensor, recipe: Re
 
 
 def _gathered(fabric: Fabric, own: Tensor) -> Tensor:
-    """[n, D] → [W · n, D]; its backward pass sums what all processes hand back."""
-    return fabric.all_gather(own, sync_grads=True).flatten(0, 1)  # type: ignore[union-attr]
+    """[n, D] → [W · n, D], those of all processes in order.
+
+    Every process computes the whole CLIP loss, so the W gradients for its rows that a summing
+    backward pass would collect are all equal: it counts its own W times instead of asking.
+    """
+    rows = [torch.empty_like(own) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(rows, own.detach().contiguous())
+    rows[fabric.global_rank] = own + (fabric.world_size - 1) * (own - own.detach())
+    return torch.cat(rows)
 
 
 def _reduced(fabric: Fabric, own: Tensor) -> Tensor:

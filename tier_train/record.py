@@ -26,7 +26,7 @@ from tier_train.learner import Learner
 from tier_train.metrics_log import Board, Metrics, draw_curves
 from tier_train.recipe import Recipe, grid_side
 from tier_train.recipe_file import to_toml
-from tier_train.state import fingerprint, save_state, saving, state_path
+from tier_train.state import beside, fingerprint, save_state, saving, state_path
 from tier_train.validation import Result, Validation
 
 Say = Callable[[str], None]
@@ -56,7 +56,8 @@ class Record:
         kept = state or {}
         self.step: int = kept.get("step", 0)
         self.saved = self.step
-        self.recent: list[Tensor] = list(kept.get("recent", ()))  # float32 [4] per step
+        place = learner.fabric.device  # a state is loaded into memory
+        self.recent: list[Tensor] = [v.to(place) for v in kept.get("recent", ())]  # [4] per step
         self.result = Result(kept.get("areas", {}), kept.get("val_loss", math.nan))
         self.alarm: str = kept.get("alarm", "")
         self.metrics = Metrics(
@@ -97,6 +98,7 @@ class Record:
             "identity": self.identity,
             "step": self.step,
             "recent": [loss.cpu() for loss in self.recent],
+            "processes": self.learner.fabric.world_size,
             "metrics": self.metrics.rows,
             "seconds": self.metrics.seconds,
             "areas": self.result.areas,
@@ -128,7 +130,12 @@ class Record:
                 self.board.close()
             state_path(self.output).unlink(missing_ok=True)
             sync_folder(self.output.parent)
-        return load_checkpoint(self.output) if self.best.ranking else self.checkpoint()
+        if not self.best.ranking:
+            return self.checkpoint()
+        best = load_checkpoint(self.output)
+        if self.alarm and best.training["step"] != self.step:
+            self.say(f"collapse alarm at the last step, -o holds an earlier one: {self.alarm}")
+        return best
 
     def checkpoint(self) -> Checkpoint:
         learner, facts = self.learner, dict(self.facts)
@@ -158,10 +165,6 @@ class Record:
 def metrics_path(checkpoint: Path, part: bool = False) -> Path:
     """Under another name until the checkpoint is written: the pair belongs together."""
     return beside(checkpoint, "metrics.part.csv" if part else "metrics.csv")
-
-
-def beside(checkpoint: Path, name: str) -> Path:
-    return checkpoint.with_name(f"{checkpoint.stem}.{name}")
 
 
 def check_output(path: Path) -> None:

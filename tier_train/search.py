@@ -9,18 +9,19 @@ stopped, to the same table.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tier_infer.errors import UsageError
+from tier_infer.errors import TierError, UsageError
 from tier_infer.files import write_atomic
 from tier_infer.tables import csv_text, read_csv
 from tier_train.data.dataset import Dataset, truth_table, validation_labels
@@ -71,49 +72,56 @@ def search(
     """Trains what the folder does not know yet; returns all trials, best first.
 
     Writes search.csv after every pair. Only the best pair's checkpoint stays. Raises UsageError for
-    data without validation labels and for the folder of another search.
+    data without validation labels, for start weights that are not there and for the folder of
+    another search.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UsageError("tier-train search runs in one process; start it without torchrun")
     labels = _labels(validation or dataset, recipe.prompts)
     recipe = replace(recipe, epochs=epochs, validate_every=0, keep_best=0)
-    _claim(folder, _identity(dataset, validation, recipe, skip_bad), pairs)
-    trials = read(folder, labels)
-    for pair, lambdas in enumerate([(0.0, 0.0), *draw_pairs(pairs, recipe.seed)]):
-        if pair not in trials:
-            say(f"pair {pair} of {pairs}: lambda_patch {lambdas[0]}, lambda_token {lambdas[1]}")
-            ours = replace(recipe, lambda_patch=lambdas[0], lambda_token=lambdas[1])
-            output = checkpoint_path(folder, pair)
-            try:
-                checkpoint = train(
-                    *(dataset, ours, output),
-                    validation=validation,
-                    skip_bad=skip_bad,
-                    resume=output.exists() or state_path(output).exists(),
-                    device=device,
-                    say=say,
-                )
-            except Diverged as error:
-                state_path(output).unlink(missing_ok=True)
-                nothing = dict.fromkeys(MEASURED, math.nan)
-                trials[pair] = Trial(pair, *lambdas, math.nan, {}, nothing, str(error))
-            else:
-                areas = checkpoint.training["val_auc"]
-                mean = float(np.mean(list(areas.values()))) if areas else math.nan
-                measured = _measured(metrics_path(output))
-                trials[pair] = Trial(pair, *lambdas, mean, areas, measured, checkpoint.alarm)
-            write(folder, list(trials.values()), labels)
-        drop_losers(folder, list(trials.values()))
+    identity = _identity(dataset, validation, recipe, skip_bad)
+    _refuse_strangers(folder)
+    with _alone(folder):
+        _claim(folder, identity, pairs)
+        trials = read(folder, labels)
+        for pair, lambdas in enumerate([(0.0, 0.0), *draw_pairs(pairs, recipe.seed)]):
+            if pair not in trials:
+                say(f"pair {pair} of {pairs}: lambda_patch {lambdas[0]}, lambda_token {lambdas[1]}")
+                ours = replace(recipe, lambda_patch=lambdas[0], lambda_token=lambdas[1])
+                output = checkpoint_path(folder, pair)
+                try:
+                    checkpoint = train(
+                        *(dataset, ours, output),
+                        validation=validation,
+                        skip_bad=skip_bad,
+                        resume=output.exists() or state_path(output).exists(),
+                        device=device,
+                        say=lambda line: say(_ours(line)),
+                    )
+                except Diverged as error:
+                    state_path(output).unlink(missing_ok=True)
+                    nothing = dict.fromkeys(MEASURED, math.nan)
+                    trials[pair] = Trial(pair, *lambdas, math.nan, {}, nothing, str(error))
+                except TierError as error:
+                    raise type(error)(_ours(str(error))) from error
+                else:
+                    areas = checkpoint.training["val_auc"]
+                    mean = float(np.mean(list(areas.values()))) if areas else math.nan
+                    measured = _measured(metrics_path(output))
+                    trials[pair] = Trial(pair, *lambdas, mean, areas, measured, checkpoint.alarm)
+                write(folder, list(trials.values()), labels)
+            drop_losers(folder, list(trials.values()))
     return ranked(trials.values())
 
 
 def ranked(trials: Collection[Trial]) -> list[Trial]:
-    """Best first; of equals the one drawn first; what diverged at the end."""
-    return sorted(trials, key=lambda t: (math.isnan(t.val_auc), -t.val_auc, t.pair))
+    """Best first; of equals the one drawn first; at the end what collapsed, then what diverged."""
+    return sorted(trials, key=lambda t: (math.isnan(t.val_auc), t.alarm != "", -t.val_auc, t.pair))
 
 
 def winner(trials: Collection[Trial]) -> Trial | None:
-    """The best that counts; None where every pair diverged or none is done."""
+    """The best that counts; None where every pair diverged or none is done. One with an alarm only
+    where all have one."""
     counted = [t for t in ranked(trials) if t.pair != REFERENCE and not math.isnan(t.val_auc)]
     return counted[0] if counted else None
 
@@ -148,19 +156,48 @@ def _identity(
         del table[key]
     for key in ("image_file", "text_folder"):
         named = [Path(table[key])] if table[key] else []
+        if named and not named[0].exists():
+            raise UsageError(f"{key}: there is no file or folder {named[0]}; name it with --set")
         files = [p for path in named for p in (path.iterdir() if path.is_dir() else named)]
         table[key] = {p.name: digest(p) for p in sorted(files) if p.is_file()}
     return table
 
 
+def _ours(line: str) -> str:
+    """What training says of --resume, which a search has not: its own command goes on."""
+    return line.replace("--resume", "the same command")
+
+
+def _shown(folder: Path) -> list[str]:
+    """A kill may leave a temporary file, which is hidden."""
+    return [p.name for p in folder.iterdir() if p.name[0] != "."] if folder.is_dir() else []
+
+
+def _refuse_strangers(folder: Path) -> None:
+    if folder.is_file() or (_shown(folder) and not (folder / "search.json").exists()):
+        raise UsageError(f"-o {folder} exists and holds no search; name another folder")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One search at a time in a folder. The system unlocks for a process that is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".search.lock").open("w") as file:
+        if os.name != "nt":
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(f"-o {folder}: another search works there; wait for it") from None
+        yield
+
+
 def _claim(folder: Path, identity: dict[str, Any], pairs: int) -> None:
-    """Writes search.json, or finds the same search in it."""
+    """Writes search.json, or finds the same search in it. Alone it claims nothing: the search that
+    wrote it was refused or killed before it had anything to go on from."""
     path = folder / "search.json"
-    if not path.exists():
-        strangers = [p for p in folder.iterdir() if p.name[0] != "."] if folder.is_dir() else []
-        if folder.is_file() or strangers:  # a kill may leave a temporary file, which is hidden
-            raise UsageError(f"-o {folder} exists and holds no search; name another folder")
-    else:
+    if set(_shown(folder)) - {path.name}:
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
             known_pairs, found = int(known["pairs"]), dict(known["identity"])
@@ -242,18 +279,18 @@ def draw(path: Path, trials: list[Trial]) -> None:
     figure = Figure(figsize=(5.4, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    shown = [t for t in trials if not math.isnan(t.val_auc)]
+    shown = [t for t in trials if not t.alarm]
     where = [t.lambda_patch for t in shown], [t.lambda_token for t in shown]
     dots = axes.scatter(*where, c=[t.val_auc for t in shown], s=60, clip_on=False)
-    if best := winner(trials):
+    if (best := winner(trials)) and not best.alarm:
         at = best.lambda_patch, best.lambda_token
         axes.scatter(*at, s=220, facecolors="none", edgecolors="black", clip_on=False)
     for trial in trials:
-        if math.isnan(trial.val_auc):
+        if trial.alarm:
             axes.scatter(trial.lambda_patch, trial.lambda_token, marker="x", color="black")
     figure.colorbar(dots, label="zero-shot validation AUC")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="lambda_patch", ylabel="lambda_token")
-    crosses = ", crosses: diverged" if len(shown) < len(trials) else ""
+    crosses = ", crosses: collapsed or diverged" if len(shown) < len(trials) else ""
     axes.set_title(f"{len(trials) - 1} random pairs; ring: the best{crosses}")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)

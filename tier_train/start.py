@@ -38,10 +38,8 @@ def start(recipe: Recipe, sentences: Callable[[], list[str]]) -> Start:
 
         folder = Path(recipe.text_folder)
         sizes, words, tokenizer = text_start(folder, recipe.max_tokens)
-        recipe = recipe_from({**vars(recipe), **sizes})
-        files |= {
-            f"{folder.name}/{p.name}": digest(p) for p in sorted(folder.iterdir()) if p.is_file()
-        }
+        recipe = recipe_from({**vars(recipe), **sizes, "text_dropout": recipe.text_dropout})
+        files |= {key: digest(p) for key, p in _text_files(folder).items()}
     else:
         tokenizer = WordPiece(train_vocabulary(sentences(), recipe.vocab_size), recipe.max_tokens)
     model = DualEncoder(recipe, tokenizer.vocab_size)
@@ -54,6 +52,26 @@ def start(recipe: Recipe, sentences: Callable[[], list[str]]) -> Start:
         text_folder=Path(recipe.text_folder).name,
     )
     return Start(model, tokenizer, named, files)
+
+
+def unchanged(recipe: Recipe, files: dict[str, str]) -> None:
+    """Raises UsageError when a file that the recipe names is not the one of `files`, that a run to
+    be resumed started from. One that is gone is not needed."""
+    named: dict[str, Path] = {}
+    if recipe.image_init != "scratch":
+        named[Path(recipe.image_file).name] = Path(recipe.image_file)
+    if recipe.text_init == "cxr-bert" and Path(recipe.text_folder).is_dir():
+        named |= _text_files(Path(recipe.text_folder))
+    for key, path in named.items():
+        if key in files and path.is_file() and digest(path) != files[key]:
+            raise UsageError(
+                f"{path} is not the file that the run to be resumed started from; name that one, "
+                "or start anew without --resume"
+            )
+
+
+def _text_files(folder: Path) -> dict[str, Path]:
+    return {f"{folder.name}/{p.name}": p for p in sorted(folder.iterdir()) if p.is_file()}
 
 
 def start_image(image: nn.Module, recipe: Recipe) -> dict[str, str]:

@@ -25,16 +25,22 @@ import torch
 from tier_infer.errors import IntegrityError, UsageError
 from tier_infer.files import sync_folder
 from tier_train.recipe import Recipe
+from tier_train.towers.frozen_text import sweep_tables
 
 FORMAT = "tier-cxr-state/1"
 FIELDS = {
     "format", "identity", "recipe", "tokenizer", "files", "step", "model", "optimizer", "scaler",
-    "recent", "metrics", "seconds", "areas", "val_loss", "alarm", "ranking",
+    "recent", "metrics", "seconds", "areas", "val_loss", "alarm", "ranking", "processes",
 }  # fmt: skip
 
 
+def beside(output: Path, name: str) -> Path:
+    """What belongs to this checkpoint: exp.lr1 and exp.lr2 share nothing, exp.pt has exp.csv."""
+    return output.with_name(f"{output.name.removesuffix('.pt')}.{name}")
+
+
 def state_path(output: Path) -> Path:
-    return output.with_name(f"{output.stem}.state.pt")
+    return beside(output, "state.pt")
 
 
 def identity(recipe: Recipe, facts: dict[str, Any]) -> dict[str, Any]:
@@ -112,14 +118,15 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 def sweep(output: Path) -> None:
     """Removes what a killed process was about to write: `.<name>.<pid>.tmp` of this run's files."""
-    stem = re.escape(output.stem)
+    first = re.escape(beside(output, "").name)
     kinds = r"state\.pt|metrics(\.part)?\.csv|curves\.png|recipe\.toml"
-    ours = re.compile(rf"\.({re.escape(output.name)}|{stem}\.({kinds}))\.\d+\.tmp")
+    ours = re.compile(rf"\.({re.escape(output.name)}|{first}({kinds}))\.\d+\.tmp")
     for path in output.parent.glob(".*.tmp"):
         if ours.fullmatch(path.name):
             path.unlink(missing_ok=True)
-    for path in output.with_name(f"{output.stem}.best.part").glob(".*.tmp"):
+    for path in beside(output, "best.part").glob(".*.tmp"):
         path.unlink(missing_ok=True)
+    sweep_tables(output.parent)
 
 
 @contextlib.contextmanager

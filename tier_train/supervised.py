@@ -5,8 +5,8 @@ masked, the mean of the labels' mean cross-entropies. An image without any known
 Augmentation, optimizer, schedule and seed are those of `run`; keys about text, keep_best and
 save_every have no effect, and shuffle_captions gives each image the labels of another.
 
-Of all validations the best by `select_by` is kept: "auc", as the paper chooses its zero-shot
-models, or "val_loss", as the released code chooses this one.
+Of all validations the best by `select_by` is kept, of equals the earlier: "auc", as the paper
+chooses its zero-shot models, or "val_loss", as the released code chooses this one.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tier_infer.errors import UsageError
-from tier_infer.files import write_atomic
-from tier_infer.geometry import GEOMETRIES, Geometry, center_crop
+from tier_infer.files import sync_folder, write_atomic
+from tier_infer.geometry import GEOMETRIES
 from tier_infer.label_sets import column_id, load_label_set
 from tier_infer.metrics import roc_auc
 from tier_infer.tables import csv_text
@@ -41,9 +41,10 @@ from tier_train.record import check_output, metrics_path
 from tier_train.sampler import Pairs, batches, index_batches, partners, resolved
 from tier_train.schedule import build_optimizer, learning_rate
 from tier_train.start import start_image
-from tier_train.supervised_cnn import Supervised, SupervisedCnn, save_supervised
-from tier_train.supervised_scores import LabelAuc, label_auc, scores_path, write_scores
-from tier_train.validation import Diverged
+from tier_train.state import beside
+from tier_train.supervised_cnn import Supervised, SupervisedCnn, predict, save_supervised
+from tier_train.supervised_scores import LabelAuc, label_auc, write_scores
+from tier_train.validation import Diverged, refuse_shared_patients
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -71,11 +72,12 @@ def train_supervised(
 ) -> tuple[Supervised, list[LabelAuc]]:
     """Trains to the last step; writes `output`, `<stem>.metrics.csv` and `<stem>.scores.csv`.
 
-    Scores and AUCs are of the test split, where there is none of the validation images. Raises
-    UsageError where nothing can be learnt.
+    Scores and AUCs are of the test split, where there is none of the validation images; the field
+    scored_split says which. Raises UsageError where nothing can be learnt.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UsageError("tier-train supervised runs in one process; start it without torchrun")
+    _refuse_single(recipe)
     fabric = launch(device, recipe.precision)
     check_output(output)
     if device == "auto":
@@ -87,8 +89,11 @@ def train_supervised(
     def part(source: Dataset, split: str) -> Part:
         return read_part(source, split, labels, intensity, recipe, skip_bad)
 
-    train, val = part(dataset, "train"), part(validation or dataset, "val")
+    judge = validation or dataset
+    train, val = part(dataset, "train"), part(judge, "val")
     test = part(dataset, "test")
+    if validation:
+        refuse_shared_patients(dataset, train.rows, judge, val.rows, say)
     recipe = resolved(recipe, len(train.rows))
     say(f"{dataset.name}: {len(train.rows)} train and {len(val.rows)} val images with labels")
     torch.manual_seed(recipe.seed)
@@ -111,17 +116,42 @@ def train_supervised(
     training = {
         "data": dataset.name,
         "manifest_sha256": dataset.sha256,
+        "validation_data": judge.name,
+        "validation_sha256": judge.sha256,
         "starts": files,
         "train_images": len(train.rows),
         "val_images": len(val.rows),
         "kept_step": kept,
+        "scored_split": "test" if test.rows else "val" if val.rows else "",
         "auc": {area.label: area.auc for area in areas if not math.isnan(area.auc)},
     }
     trained = Supervised(model, tuple(labels), recipe, intensity, ("frontal",), training)
-    save_supervised(output, trained)
-    write_scores(scores_path(output), labels, held_out.rows, held_out.truth, scores)
-    metrics_path(output, part=True).replace(metrics_path(output))
+    write_scores(beside(output, "scores.part.csv"), labels, held_out.rows, held_out.truth, scores)
+    _publish(output, trained)
     return trained, areas
+
+
+def _publish(output: Path, trained: Supervised) -> None:
+    """Gives all three files their names. Killed in between, it leaves some, of one run only."""
+    save_supervised(beside(output, "part.pt"), trained)
+    tables = [beside(output, "scores.csv"), metrics_path(output)]
+    for path in tables:
+        path.unlink(missing_ok=True)
+    beside(output, "part.pt").replace(output)
+    for path in tables:
+        path.with_suffix(".part.csv").replace(path)
+    sync_folder(output.parent)
+
+
+def _refuse_single(recipe: Recipe) -> None:
+    """BatchNorm of one image has no variance."""
+    parts = math.ceil(recipe.batch_size / (recipe.micro_batch or recipe.batch_size))
+    if recipe.batch_size // parts < 2:
+        raise UsageError(
+            f"micro_batch {recipe.micro_batch} leaves an image of batch_size {recipe.batch_size} "
+            "alone, and the supervised network normalises over images; --set micro_batch=0, or a "
+            "larger one"
+        )
 
 
 def outputs(dataset: Dataset) -> dict[str, str]:
@@ -149,7 +179,10 @@ def _learnable(dataset: Dataset, say: Callable[[str], None]) -> list[str]:
 def read_part(
     dataset: Dataset, split: str, labels: list[str], intensity: str, recipe: Recipe, skip_bad: bool
 ) -> Part:
-    """Frontal images, or of unknown view, that have at least one of the labels."""
+    """Frontal images, or of unknown view, that have at least one of the labels.
+
+    Only a manifest's paths are the user's own words; others hold ids and go no further.
+    """
     columns = {column_id(c): c for c in dataset.label_columns}
     known = {columns[i] for i in labels if i in columns}
     rows = [
@@ -159,6 +192,8 @@ def read_part(
         return Part([], [], np.empty((0, len(labels)), np.float32))
     geometry = GEOMETRIES[recipe.geometry]
     rows, pictures = load_pictures(dataset, rows, intensity, geometry, skip_bad)
+    if dataset.kind != "manifest":
+        rows = [replace(row, image_path="") for row in rows]
     truth = truth_table(rows, {i: columns.get(i, "") for i in labels})
     return Part(rows, pictures, np.stack([truth[i] for i in labels], axis=1))
 
@@ -177,7 +212,7 @@ def _fit(
     network, optimizer = fabric.setup(model, build_optimizer(model, recipe))
     truth = torch.from_numpy(train.truth)[partners(len(train.rows), recipe)]
     table: list[tuple[object, ...]] = []
-    best, kept, weights = -math.inf, 0, model.state_dict()
+    best, kept, weights = math.nan, 0, model.state_dict()
     recent: list[Tensor] = []
     began = time.monotonic()
     pairs = Pairs(train.rows, train.pictures)
@@ -188,7 +223,8 @@ def _fit(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)
         optimizer.zero_grad(set_to_none=True)
-        loss = backward(fabric, network, batch.pixels, truth[indices], recipe)
+        x = model.network_input(batch.pixels.to(fabric.device))
+        loss = backward(fabric, network, x, truth[indices], recipe)
         if not torch.isfinite(loss):
             raise Diverged(f"training diverged at step {step}; lower lr")
         optimizer.step()
@@ -196,8 +232,8 @@ def _fit(
         if step % recipe.validate_every and step != recipe.steps:
             continue
         val_loss, area = validate(model, val, recipe)
-        merit = _merit(val_loss, area, recipe)
-        if merit >= best:
+        merit = area if recipe.select_by == "auc" else -val_loss
+        if merit > best or math.isnan(best):  # what can't be told chooses nothing: the last stays
             best, kept, weights = merit, step, copy.deepcopy(model.state_dict())
         mean = float(torch.stack(recent).mean())
         line = step, epoch, learning_rate(step, recipe), mean, val_loss, area, int(kept == step)
@@ -209,14 +245,17 @@ def _fit(
     return kept
 
 
-def backward(fabric: Fabric, network: Any, pixels: Tensor, truth: Tensor, recipe: Recipe) -> Tensor:
-    """Gradients of the loss of a batch, `micro_batch` images at a time; returns the loss."""
-    pixels, truth = pixels.to(fabric.device), truth.to(fabric.device)
-    counts = shares(truth)
-    size = recipe.micro_batch or len(pixels)
+def backward(fabric: Fabric, network: Any, x: Tensor, truth: Tensor, recipe: Recipe) -> Tensor:
+    """Gradients of the loss of a batch, at most `micro_batch` images at a time; returns the loss.
+
+    x: as network_input gives it. The parts are alike in size, so that none is a single image.
+    """
+    truth = truth.to(fabric.device)
+    columns = x, truth, shares(truth)
+    parts = math.ceil(len(x) / (recipe.micro_batch or len(x)))
     total = torch.zeros((), device=fabric.device)
-    for span in (slice(i, i + size) for i in range(0, len(pixels), size)):
-        loss = masked(network(pixels[span]), truth[span], counts[span])
+    for inputs, known, counts in zip(*(torch.tensor_split(c, parts) for c in columns), strict=True):
+        loss = masked(network(inputs), known, counts)
         fabric.backward(loss)
         total += loss.detach()
     return total
@@ -250,26 +289,3 @@ def validate(model: SupervisedCnn, val: Part, recipe: Recipe) -> tuple[float, fl
     ]
     found = [area for area in areas if not math.isnan(area)]
     return loss, float(np.mean(found)) if found else math.nan
-
-
-def _merit(loss: float, area: float, recipe: Recipe) -> float:
-    """More is better. What can't be told decides nothing: without labels the last step is kept."""
-    value = area if recipe.select_by == "auc" else -loss
-    return 0.0 if math.isnan(value) else value
-
-
-@torch.no_grad()
-def predict(
-    model: SupervisedCnn, pictures: Pictures, geometry: Geometry, batch: int = 64
-) -> NDArray[np.float32]:
-    """Logits [N, L] of the centre crops, in eval mode and float32, whatever training uses."""
-    was_training = model.training
-    model.eval()
-    device = model.mean.device
-    parts = [torch.empty(0, model.outputs)]
-    for i in range(0, len(pictures), batch):
-        group = range(i, min(i + batch, len(pictures)))
-        crops = np.stack([center_crop(pictures[j], geometry.crop) for j in group])
-        parts.append(model(torch.from_numpy(crops).to(device)).cpu())
-    model.train(was_training)
-    return torch.cat(parts).numpy()

@@ -12,14 +12,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tier_infer.errors import IntegrityError, UsageError
 from tier_infer.files import write_atomic
-from tier_infer.geometry import GEOMETRIES
+from tier_infer.geometry import GEOMETRIES, Geometry, center_crop
 from tier_infer.intensity import PRESETS
 from tier_train.checkpoint import read_archive
+from tier_train.data.dataset import Pictures
 from tier_train.model import bicubic
 from tier_train.recipe import Recipe, recipe_from
 from tier_train.towers.image_encoder import ImageEncoder, normalise
@@ -52,12 +55,20 @@ class SupervisedCnn(nn.Module):
         matrix = bicubic(geometry.crop, geometry.network) if geometry.network else None
         self.register_buffer("resample", matrix, persistent=False)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """pixels: uint8 or float [N, H, W], 0..255 → logits float [N, L]."""
+    def network_input(self, pixels: Tensor) -> Tensor:
+        """pixels: uint8 or float [N, H, W], 0..255 → float32 [N, C, h, w], normalised.
+
+        Apart from `forward`, because mixed precision would round the pixels before: of 256 greys
+        bfloat16 knows 192.
+        """
         x = normalise(pixels, self.mean, self.std)
         if self.resample is not None:
             x = self.resample @ x @ self.resample.T
-        image_e, _ = self.image(x.contiguous(memory_format=torch.channels_last))
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: as `network_input` gives it → logits float [N, L]."""
+        image_e, _ = self.image(x)
         logits: Tensor = self.head(image_e)
         return logits
 
@@ -69,8 +80,25 @@ class Supervised:
     recipe: Recipe
     intensity: str
     views: tuple[str, ...]
-    training: dict[str, Any]  # data name and digest, counts, the step that was kept, its AUC
+    training: dict[str, Any]  # data names and digests, counts, the step that was kept, its AUC
     sha256: str = ""  # of the file; "" before it is saved
+
+
+@torch.no_grad()
+def predict(
+    model: SupervisedCnn, pictures: Pictures, geometry: Geometry, batch: int = 64
+) -> NDArray[np.float32]:
+    """Logits [N, L] of the centre crops, in eval mode and float32, whatever training uses."""
+    was_training = model.training
+    model.eval()
+    device = model.mean.device
+    parts = [torch.empty(0, model.outputs)]
+    for i in range(0, len(pictures), batch):
+        group = range(i, min(i + batch, len(pictures)))
+        crops = np.stack([center_crop(pictures[j], geometry.crop) for j in group])
+        parts.append(model(model.network_input(torch.from_numpy(crops).to(device))).cpu())
+    model.train(was_training)
+    return torch.cat(parts).numpy()
 
 
 def save_supervised(path: Path, trained: Supervised) -> None:

@@ -14,7 +14,7 @@ from tier_infer.metrics import bootstrap_auc, roc_auc
 from tier_infer.tables import csv_text, read_csv
 from tier_train.data.dataset import Row
 
-COLUMNS = ("image_path", "split", "label", "truth", "score")
+COLUMNS = ("line", "image_path", "split", "label", "truth", "score")
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,6 @@ class LabelAuc:
     negatives: int
 
 
-def scores_path(checkpoint: Path) -> Path:
-    return checkpoint.with_name(f"{checkpoint.stem}.scores.csv")
-
-
 def write_scores(
     path: Path,
     labels: Sequence[str],
@@ -39,9 +35,11 @@ def write_scores(
     scores: NDArray[np.float32],
 ) -> None:
     """truth, scores: [N, L]. One line per image and label; truth is empty where unknown; the score
-    is the logit, in as many digits as float32 has. Paths are the dataset's; a cache has numbers."""
+    is the logit, in as many digits as float32 has. `line` is that of the dataset's table; paths are
+    those of `read_part`, which keeps a manifest's only."""
     lines = [
         (
+            row.number,
             row.image_path,
             row.split,
             label,
@@ -56,13 +54,13 @@ def write_scores(
 
 def read_scores(
     path: Path,
-) -> dict[str, tuple[list[str], NDArray[np.float32], NDArray[np.float32]]]:
-    """label → image paths, truth and scores of the images whose truth is known."""
+) -> dict[str, tuple[list[int], NDArray[np.float32], NDArray[np.float32]]]:
+    """label → lines of the table, truth and scores of the images whose truth is known."""
     _, _, table = read_csv(path, COLUMNS)
-    known: dict[str, list[tuple[str, float, float]]] = {}
+    known: dict[str, list[tuple[int, float, float]]] = {}
     for _, cells in table:
         if cells["truth"]:
-            entry = cells["image_path"], float(cells["truth"]), float(cells["score"])
+            entry = int(cells["line"]), float(cells["truth"]), float(cells["score"])
             known.setdefault(cells["label"], []).append(entry)
     return {
         label: ([e[0] for e in entries], *np.array([e[1:] for e in entries], np.float32).T)

@@ -7,30 +7,35 @@ with it, so `resume` goes on to the same curve (record.py, state.py).
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from tier_infer.errors import UsageError
 from tier_infer.geometry import GEOMETRIES
+from tier_train.alarms import (
+    collapse_alarm,
+    refuse_bad_weights,
+    refuse_divergence,
+    refuse_overflow,
+)
 from tier_train.checkpoint import Checkpoint
 from tier_train.data.dataset import Dataset
 from tier_train.data.manifest import resolve_intensity
 from tier_train.data.pictures import load_pictures
 from tier_train.learner import Learner, begin
-from tier_train.metrics_log import Progress
+from tier_train.metrics_log import Progress, summary_writer
 from tier_train.parallel import finish, launch, share, workers
-from tier_train.recipe import Recipe, grid_side
+from tier_train.recipe import Recipe
 from tier_train.record import Record, already_complete, check_output
 from tier_train.sampler import Pairs, batches, resolved
 from tier_train.schedule import learning_rate
+from tier_train.start import unchanged
 from tier_train.state import identity, load_state, state_path, sweep
-from tier_train.validation import Diverged, Validation
+from tier_train.validation import Validation, refuse_shared_patients
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -62,16 +67,22 @@ def train(
         say = _silent
     else:
         check_output(output)
+    if tensorboard:
+        summary_writer()  # or a sentence now, not after an hour of decoding
     if device == "auto":
         say(f"device {fabric.device.type}")
     source = validation or dataset
     intensity, why = resolve_intensity(dataset, recipe.intensity)
     say(f"intensity {intensity}: {why}")
+    if source.intensity not in ("", intensity):
+        say(f"validation is scored under {intensity} too, though {source.name} names its own")
     geometry = GEOMETRIES[recipe.geometry]
     pairs = Pairs(*load_pictures(dataset, dataset.split("train"), intensity, geometry, skip_bad))
     others = Pairs(*load_pictures(source, source.split("val"), intensity, geometry, skip_bad))
     recipe = resolved(recipe, len(pairs.rows))
     say(f"{dataset.name}: {len(pairs.rows)} train and {len(others.rows)} val pairs")
+    if validation:
+        refuse_shared_patients(dataset, pairs.rows, source, others.rows, say)
     check = Validation(source, others, recipe, say)
     facts = {
         "data": dataset.name,
@@ -86,22 +97,33 @@ def train(
     who = identity(recipe, facts)
     state = load_state(state_path(output), who) if resume else None
     done = already_complete(output, who) if resume and not state else None
+    if state:
+        unchanged(recipe, state["files"])
+    elif done:
+        unchanged(recipe, done.training["starts"])
     _agree(fabric, "complete" if done else state["step"] if state else 0)
     if done:
         say(f"{output} is complete, there is nothing to resume")
         finish(fabric)
         return done
     if fabric.global_rank == 0:
-        say_where(output, resume, state, say)
+        say_where(output, resume, state, fabric.world_size, say)
         sweep(output)
-    learner = begin(fabric, recipe, pairs.rows, others.rows, state, output.parent, say)
+    learner = begin(fabric, recipe, pairs.rows, state, output.parent, say)
     record = Record(output, asked, learner, check, who, facts, state, tensorboard, say)
+    state = None  # it holds all weights and moments once more
     try:
         _fit(learner, record, pairs, check)
         checkpoint = record.complete()
     except KeyboardInterrupt:
         say(f"interrupted in step {record.step + 1}; {_next(record.saved)}")
         raise
+    except torch.cuda.OutOfMemoryError:
+        raise UsageError(
+            f"step {record.step + 1} doesn't fit into the GPU's memory: --set micro_batch=N embeds "
+            "so many pairs of a process at a time, --set precision=bf16 needs less for each; a "
+            "smaller batch_size is another training"
+        ) from None
     finish(fabric)
     return checkpoint
 
@@ -113,6 +135,7 @@ def _fit(learner: Learner, record: Record, pairs: Pairs, check: Validation) -> N
         pairs, recipe, record.step + 1, share(fabric, recipe), workers(fabric), pin=on_gpu
     )
     progress = Progress(recipe, record.step, record.say, record.writes)
+    scale, since = learner.scale(), record.step
     started = time.monotonic()
     with contextlib.closing(made), contextlib.closing(progress):
         for batch in made:
@@ -121,9 +144,14 @@ def _fit(learner: Learner, record: Record, pairs: Pairs, check: Validation) -> N
             validates = step % recipe.validate_every == 0 or step == recipe.steps
             saves = recipe.save_every > 0 and step % recipe.save_every == 0
             refuse_divergence(record.recent, step, now=validates or saves or not on_gpu)
+            if validates or saves:
+                refuse_bad_weights(learner, step)
             progress.step(record.recent[-2:][0])
             record.metrics.count(time.monotonic() - started)
             if validates:
+                now = learner.scale()
+                refuse_overflow(scale, now, step - since, step == recipe.steps)
+                scale, since = now, step
                 result = check(learner.model, learner.tokenizer, fabric)
                 means = [float(v.mean()) for v in torch.stack(record.recent).T.contiguous()]
                 alarm = collapse_alarm(means[1], means[2], recipe, step)
@@ -137,41 +165,18 @@ def _fit(learner: Learner, record: Record, pairs: Pairs, check: Validation) -> N
             started = time.monotonic()
 
 
-def refuse_divergence(recent: list[Tensor], step: int, now: bool) -> None:
-    """Raises Diverged when the loss is no number.
-
-    That of this step only `now`, else that of the step before: a GPU is not kept waiting.
-    """
-    for at, losses in ((step - 1, recent[-2:-1]), (step, recent[-1:] if now else [])):
-        if losses and not torch.isfinite(losses[0]).all():
-            raise Diverged(f"training diverged at step {at}; lower lr or logit_scale_init")
-
-
-def collapse_alarm(clip: float, patch_entropy: float, recipe: Recipe, step: int) -> str:
-    """Why the network has probably stopped telling pairs or patches apart; "" if it hasn't.
-
-    Equal similarities are a stationary maximum of the entropy, so a collapsed network stays there.
-    """
-    if step <= round(recipe.warmup * recipe.steps):
-        return ""
-    chance, patches = math.log(recipe.batch_size), grid_side(recipe) ** 2
-    if clip > chance - 0.02:
-        return f"CLIP loss {clip:.3f} is that of guessing, ln {recipe.batch_size} = {chance:.3f}"
-    highest = math.log(patches)
-    if patch_entropy > highest - 1e-3:
-        return (
-            f"patch entropy {patch_entropy:.4f} is that of equal patches, ln {patches} = "
-            f"{highest:.4f}"
-        )
-    return ""
-
-
 def say_where(
-    output: Path, resume: bool, state: dict[str, Any] | None, say: Callable[[str], None]
+    output: Path,
+    resume: bool,
+    state: dict[str, Any] | None,
+    processes: int,
+    say: Callable[[str], None],
 ) -> None:
     path = state_path(output)
     if state:
         say(f"resuming after step {state['step']}")
+        if state["processes"] != processes:
+            say(f"was {state['processes']} processes, now {processes}: the curve will differ")
     elif resume:
         say(f"--resume: there is no state {path}, starting with the first step")
     elif path.is_file():

@@ -7,7 +7,7 @@ because float32 is what is exported. Several processes share the work.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from tier_infer.errors import UsageError
 from tier_infer.geometry import GEOMETRIES, center_crop
-from tier_train.data.dataset import Dataset, truth_table, validation_labels
+from tier_train.data.dataset import Dataset, Row, truth_table, validation_labels
 from tier_train.loss import tier_loss
 from tier_train.model import DualEncoder
+from tier_train.parallel import same_buffers
 from tier_train.recipe import Recipe
 from tier_train.sampler import Pairs
 from tier_train.towers.text_encoder import Tokenizer
@@ -44,7 +45,34 @@ class Result(NamedTuple):
         return float(np.mean(list(self.areas.values()))) if self.areas else float("nan")
 
 
+def refuse_shared_patients(
+    dataset: Dataset,
+    rows: Sequence[Row],
+    other: Dataset,
+    others: Sequence[Row],
+    say: Callable[[str], None],
+) -> None:
+    """Raises UsageError when a patient of the training `rows` is validated on, too.
+
+    Two manifests, or two copies of one public dataset, name patients alike; else nobody can tell.
+    """
+    known = {row.patient for row in rows} - {""}
+    if dataset.kind != other.kind or not known or not any(row.patient for row in others):
+        say(f"whether {other.name} shares patients with {dataset.name} can't be checked")
+        return
+    shared = [row for row in others if row.patient in known]
+    if shared:
+        count = len({row.patient for row in shared})
+        raise UsageError(
+            f"{count} patients of the training rows stand in val rows of {other.name}, too, the "
+            f"first in line {shared[0].number}; leave them out of one, or give them another "
+            "patient_id if they are other people"
+        )
+
+
 class Validation:
+    block = 64  # pictures at once
+
     def __init__(
         self, dataset: Dataset, pairs: Pairs, recipe: Recipe, say: Callable[[str], None]
     ) -> None:
@@ -61,7 +89,6 @@ class Validation:
         order = np.random.default_rng(0).permutation(texts)
         self.batches = order[: len(order) - len(order) % recipe.batch_size]
         self.batches = self.batches.reshape(-1, recipe.batch_size)
-        self.block = 64  # pictures at once
         self._recipe = recipe
         self._crop = GEOMETRIES[recipe.geometry].crop
         if recipe.keep_best and recipe.select_by == "auc" and not self.scored:
@@ -79,6 +106,7 @@ class Validation:
         was_training = model.training
         model.eval()
         with torch.no_grad():
+            same_buffers(fabric, model)
             areas = self._areas(model, tokenizer, fabric) if self.scored else {}
             losses = torch.zeros(len(self.batches), dtype=torch.float64, device=fabric.device)
             for i in range(fabric.global_rank, len(self.batches), fabric.world_size):

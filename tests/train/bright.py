@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from tier_train.data.datasets import open_dataset
+from tier_train.recipe_file import load_recipe
+from tier_train.supervised import train_supervised
+from tier_train.supervised_cnn import Supervised
 
 COLUMNS = ("image_path", "patient_id", "split", "view", "intensity", "text", "Edema", "Nodule")
 TINY = (
@@ -53,3 +59,10 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def teach(manifest: Path, output: Path, *overrides: str, say: Any = None) -> Supervised:
+    """A supervised network, TINY, after six steps."""
+    recipe = load_recipe("small", [*TINY, "validate_every=3", "lr=0.003", "steps=6", *overrides])
+    dataset = open_dataset(f"manifest:{manifest}", recipe)
+    return train_supervised(dataset, recipe, output, say=say or (lambda _: None))[0]

@@ -76,6 +76,18 @@ def test_a_round_trip_changes_nothing(checkpoint: Checkpoint, saved: bytes, tmp_
     assert not again.model.training
 
 
+def test_weights_that_are_no_numbers_are_not_written(
+    checkpoint: Checkpoint, saved: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "ckpt.pt"
+    path.write_bytes(saved)
+    spoilt = DualEncoder(checkpoint.recipe, len(VOCAB))
+    spoilt.get_parameter(f"words.{BIAS}").data[0] = float("inf")
+    with pytest.raises(IntegrityError, match=f"ckpt.pt is not written: .* not finite, e.g. {BIAS}"):
+        save_checkpoint(path, dataclasses.replace(checkpoint, model=spoilt))
+    assert path.read_bytes() == saved
+
+
 def test_what_is_written_needs_no_pickle_rights(saved: bytes) -> None:
     assert set(_table(saved)) == FIELDS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from tier_infer.errors import IntegrityError, UsageError
 from tier_train.recipe import Recipe
 from tier_train.towers import frozen_text
-from tier_train.towers.frozen_text import FrozenText, lower_layers, upper_layers
+from tier_train.towers.frozen_text import FrozenText, lower_layers, sweep_tables, upper_layers
 from tier_train.towers.text_encoder import TextEncoder
 
 torch.set_num_threads(1)
@@ -151,7 +152,7 @@ def test_the_file_is_written_once_and_read_again(
     hidden = _frozen(words, folder)(ids, mask)
     assert torch.equal(hidden, _frozen(words)(ids, mask))
     (file,) = folder.iterdir()
-    assert file.stat().st_size == TOKENS * 32 * 2
+    assert file.stat().st_size == TOKENS * 32 * 2 + 32, "and a digest"
     monkeypatch.setattr(frozen_text, "lower_layers", lambda *_: pytest.fail("computed again"))
     assert torch.equal(hidden, _frozen(words, folder)(ids, mask))
 
@@ -176,12 +177,46 @@ def test_other_weights_layers_or_sentences_have_another_file(
     assert len(list(tmp_path.iterdir())) == 5
 
 
-def test_a_truncated_file_is_refused(words: TextEncoder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["shorter", "longer", "another byte", "another last byte"])
+def test_a_changed_file_is_refused(words: TextEncoder, tmp_path: Path, damage: str) -> None:
     _frozen(words, tmp_path)
     (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes()[:-2])
+    good = file.read_bytes()
+    at = 700 if damage == "another byte" else len(good) - 1
+    other = good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]
+    file.write_bytes({"shorter": good[:-2], "longer": good + b"a"}.get(damage, other))
     with pytest.raises(IntegrityError, match="delete it"):
         _frozen(words, tmp_path)
+
+
+def test_what_a_killed_process_was_writing_is_swept(
+    words: TextEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what a running one is writing, here this one between two parts."""
+    seen: list[list[str]] = []
+
+    def sweeping(bert: torch.nn.Module, ids: Tensor, mask: Tensor, count: int) -> Tensor:
+        sweep_tables(tmp_path)
+        seen.append([path.name for path in tmp_path.iterdir()])
+        return lower_layers(bert, ids, mask, count)
+
+    (tmp_path / ".frozen-text-0.f16.7.tmp").touch()
+    monkeypatch.setattr(frozen_text, "lower_layers", sweeping)
+    _frozen(words, tmp_path)
+    (name,) = seen[-1]
+    assert name.endswith(f".{os.getpid()}.tmp")
+    assert [path.suffix for path in tmp_path.iterdir()] == [".f16"]
+
+
+def test_a_new_sentence_is_computed_as_those_of_the_table(words: TextEncoder) -> None:
+    """In float32, also where a step computes in bfloat16."""
+    strong = TextEncoder(RECIPE, Words.vocab_size).eval()
+    strong.load_state_dict({key: value * 5 for key, value in words.state_dict().items()})
+    frozen, (ids, mask) = _frozen(strong), Words()(["never seen before"])
+    expected = frozen(ids, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not torch.equal(lower_layers(strong.text, ids, mask, 2).half().float(), expected)
+        assert torch.equal(frozen(ids, mask), expected)
 
 
 def test_a_killed_pass_leaves_no_file(

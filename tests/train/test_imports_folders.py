@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,11 @@ from tier_train.imports.folders import read_merges, read_vocabulary
 from tier_train.imports.sources import SOURCES
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _hollow(monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts.let_hollow_in(monkeypatch)
 
 
 def test_cxr_bert_of_other_libraries_is_whole(tmp_path: Path) -> None:
@@ -45,6 +51,11 @@ def test_cxr_bert_of_other_libraries_is_whole(tmp_path: Path) -> None:
         ({"projection_size": 64}, "does not fit"),
         ({"vocab_size": 30521}, "vocab.txt has 30522 pieces"),
         ({"intermediate_size": 10**9}, "text_inner"),
+        ({"intermediate_size": 0}, "intermediate_size is 0"),
+        ({"num_attention_heads": 6}, "num_attention_heads is 6, only 12"),
+        ({"is_decoder": True}, "is_decoder is True"),
+        ({"add_cross_attention": True}, "add_cross_attention is True"),
+        ({"hidden_act": "\x1b[2J" + "x" * 10**5}, r"hidden_act is '\\x1b.{74}…, only"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(
@@ -67,6 +78,16 @@ def test_a_config_that_does_not_fit_is_refused(
         ("vocab.txt", "a\nb\n", IntegrityError, r"lacks \[PAD\]"),
         ("vocab.txt", "\n".join(layouts.vocabulary(200)) + "\n[PAD]", IntegrityError, "twice"),
         ("vocab.txt", b"\xff\xfe", IntegrityError, "not UTF-8"),
+        ("vocab.txt", "\n".join(layouts.vocabulary(200)[::-1]), IntegrityError,
+         r"first piece is not \[PAD\]"),
+        ("vocab.txt", "\n".join(layouts.vocabulary(200)) + "\n\n", IntegrityError, "line 254 is b"),
+        ("vocab.txt", "\n".join(layouts.vocabulary(200)) + "\nno \n", IntegrityError, "line 254"),
+        ("vocab.txt", "\n".join(layouts.vocabulary(200)) + "\na\xa0b", IntegrityError, "line 254"),
+        ("config.json", '{"hidden_size": ' + "9" * 5000 + "}", IntegrityError, "not JSON"),
+        ("tokenizer_config.json", '{"do_lower_case": true, "do_basic_tokenize": false}',
+         IntegrityError, "do_basic_tokenize is False"),
+        ("tokenizer_config.json", '{"do_lower_case": true, "never_split": ["edema"]}',
+         IntegrityError, "never_split"),
         ("tokenizer_config.json", None, UsageError, "there is no .*tokenizer_config.json"),
         ("tokenizer_config.json", "{}", IntegrityError, "do_lower_case"),
         ("tokenizer_config.json", '{"do_lower_case": 1}', IntegrityError, "do_lower_case"),
@@ -98,6 +119,18 @@ def test_the_case_rule_is_read(tmp_path: Path) -> None:
     assert read_vocabulary(tmp_path, 77, default_lower_case=True).lower_case
 
 
+def test_a_case_rule_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    """Also where a source has a rule of its own, which must not stand in for what is there."""
+    folder = layouts.write_vocabulary(tmp_path, 400)
+    (folder / "tokenizer_config.json").mkdir()
+    with pytest.raises(IntegrityError, match="no regular file"):
+        read_vocabulary(folder, 77, default_lower_case=True)
+    (folder / "tokenizer_config.json").rmdir()
+    os.mkfifo(folder / "tokenizer_config.json")
+    with pytest.raises(IntegrityError, match="no regular file"):
+        read_vocabulary(folder, 77, default_lower_case=True)
+
+
 def test_safetensors_are_preferred(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -122,14 +155,15 @@ def test_the_vocabulary_must_be_that_of_the_weights(tmp_path: Path) -> None:
     ("content", "words"),
     [
         (b"not gzip", "not CLIP's gzipped list"),
-        (gzip.compress(b"title\nh e\n")[:-9], "not CLIP's gzipped list"),
+        (gzip.compress(b"#version: 0\nh e\n")[:-9], "not CLIP's gzipped list"),
         (gzip.compress(b"\xff"), "not CLIP's gzipped list"),
-        (gzip.compress(b"title\nh e\n"), "a vocabulary of 515 pieces, the weights have 520"),
-        (gzip.compress(b"title\nh e\nhe llo\n"), "line 3: not a merge"),
-        (gzip.compress(b"title\nh  e\n"), "line 2: not a merge"),
-        (gzip.compress(b"title\n" + b"h e\n" * 6), "a vocabulary of 515 pieces"),
+        (gzip.compress(b"#version: 0\nh e\n"), "a vocabulary of 515 pieces, the weights have 520"),
+        (gzip.compress(b"#version: 0\nh e\nhe llo\n"), "line 3: not a merge"),
+        (gzip.compress(b"#version: 0\nh  e\n"), "line 2: not a merge"),
+        (gzip.compress(b"#version: 0\n" + b"h e\n" * 6), "a vocabulary of 515 pieces"),
+        (gzip.compress(b"h e\nhe l\nhel l\nhell o\nl o\nlo h\nt i\n"), "names no version"),
     ],
-    ids=["other", "cut", "binary", "short", "no piece", "two blanks", "repeated"],
+    ids=["other", "cut", "binary", "short", "no piece", "two blanks", "repeated", "untitled"],
 )
 def test_merges_that_do_not_fit_are_refused(content: bytes, words: str, tmp_path: Path) -> None:
     path = tmp_path / "bpe.txt.gz"
@@ -140,7 +174,7 @@ def test_merges_that_do_not_fit_are_refused(content: bytes, words: str, tmp_path
 
 def test_merges_beyond_the_vocabulary_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "bpe.txt.gz"
-    path.write_bytes(gzip.compress(b"title\nh e\nhe l</w>\nno merge at all\n"))
+    path.write_bytes(gzip.compress(b"#version: 0\nh e\nhe l</w>\nno merge at all\n"))
     assert read_merges(path, 516) == ["h e", "he l</w>"]
     with pytest.raises(UsageError, match="bpe_simple_vocab_16e6"):
         read_merges(tmp_path / "absent", 516)

@@ -44,6 +44,11 @@ FIRST = {  # a weight of the image, one more, and one of the text or one that is
 }
 
 
+@pytest.fixture(autouse=True)
+def _hollow(monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts.let_hollow_in(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole CXR-BERT folder, hollow."""
@@ -57,6 +62,8 @@ def _files(source: str, folder: Path, table: object, legacy: bool = False) -> li
     torch.save(table, path, _use_new_zipfile_serialization=not legacy)
     if source == "torchvision":
         return [path]
+    if source == "chexzero":
+        return [path, layouts.write_merges(folder / "bpe.txt.gz")]
     if source == "medclip":
         return [path, layouts.write_vocabulary(folder / "words", 28996)]
     return [path, layouts.write_vocabulary(folder / "words", 30522, lower_case=True)]

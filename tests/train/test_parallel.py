@@ -13,10 +13,18 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from tests.train.children import TINY, half_precision, make_folder, ranks, run, table
+from tests.train.children import (
+    TINY,
+    half_precision,
+    make_folder,
+    ranks,
+    run,
+    same_weights,
+    table,
+)
 from tier_infer.errors import DeviceError, UsageError
 from tier_infer.geometry import GEOMETRIES, center_crop
-from tier_train import parallel
+from tier_train import parallel, record
 from tier_train.checkpoint import load_checkpoint
 from tier_train.data.manifest import read_manifest
 from tier_train.data.pictures import load_pictures
@@ -26,6 +34,7 @@ from tier_train.parallel import backward, finish, launch, share, wrapped
 from tier_train.recipe import Recipe, recipe_from
 from tier_train.sampler import Pairs, seed_of
 from tier_train.schedule import build_optimizer
+from tier_train.state import save_state
 from tier_train.towers.wordpiece import WordPiece, train_vocabulary
 from tier_train.validation import Result, Validation
 
@@ -35,7 +44,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("parallel") / "tiny"
-    return make_folder(path, {"train": 24, "val": 12})
+    return make_folder(path, {"train": 24, "val": 18})
 
 
 SHARED: list[dict[str, Any]] = [{}, {"micro_batch": 2}, {"mask_padding": False}]
@@ -92,7 +101,7 @@ def _shared_gradients(folder: Path, place: Path) -> None:
 
 
 def _validated(folder: Path, fabric: Any) -> Result:
-    """Of an untrained network: 12 pictures in 3 blocks, 4 batches, for one or two processes."""
+    """Of an untrained network: 18 pictures in 4 blocks, 6 batches, for one or two processes."""
     torch.manual_seed(0)
     recipe, geometry = recipe_from(TINY | {"batch_size": 3}), GEOMETRIES["small-112"]
     dataset = read_manifest(folder / "manifest.csv")
@@ -245,3 +254,39 @@ def test_one_process_starts_what_two_complete(folder: Path, tmp_path: Path) -> N
 
 def _resume(folder: Path, output: Path) -> None:
     run(folder, output, {}, resume=True)
+
+
+CHUNKED = {"micro_batch": 2, "save_every": 2, "steps": 4, "schedule": "constant"}
+
+
+def _keep_the_second(folder: Path, place: Path) -> None:
+    """A run in two processes, and a copy of its state between two validations."""
+    Validation.block = 3  # pictures, so that both processes embed some
+
+    def save(path: Path, table: dict[str, Any]) -> None:
+        save_state(path, table)
+        if table["step"] == 2:
+            save_state(place / "again.state.pt", table)
+
+    record.save_state = save
+    run(folder, place / "whole.pt", CHUNKED)
+
+
+def _go_on(folder: Path, place: Path) -> None:
+    Validation.block = 3
+    run(folder, place / "again.pt", CHUNKED, resume=True)
+
+
+def test_two_processes_validate_what_they_write(folder: Path, tmp_path: Path) -> None:
+    """Each has its own BatchNorm statistics; the checkpoint, and so a resumed run, the first's."""
+    assert ranks(2, _keep_the_second, folder, tmp_path) == [0, 0]
+    written = load_checkpoint(tmp_path / "whole.pt")
+    dataset, geometry = read_manifest(folder / "manifest.csv"), GEOMETRIES["small-112"]
+    pairs = Pairs(*load_pictures(dataset, dataset.split("val"), "mimic-jpg", geometry))
+    check = Validation(dataset, pairs, written.recipe, lambda line: None)
+    found = check(written.model, written.tokenizer, launch("cpu", "fp32"))
+    assert found.areas == written.training["val_auc"]
+    assert found.loss == pytest.approx(written.training["val_loss"], abs=1e-6)
+    assert ranks(2, _go_on, folder, tmp_path) == [0, 0]
+    assert table(tmp_path / "again.metrics.csv") == table(tmp_path / "whole.metrics.csv")
+    assert same_weights(load_checkpoint(tmp_path / "again.pt"), written)

@@ -136,7 +136,7 @@ OUT_OF_RANGE = [
     *("arch=resnet50", "geometry=tier-224-imagenet", "arch=vit-b32"),
     # right alone, wrong beside the rest
     *("patch_layer=layer3", "global_pool=cls", "text_frozen=2", "micro_batch=33"),
-    *("cache_frozen_text=true", "epochs=2", "text_arch=clip"),
+    *("cache_frozen_text=true", "text_arch=clip"),
     *("image_init=biovil", "text_init=cxr-bert", "image_file=x.pt", "text_folder=x"),
     *("precision=fp8", "optimizer=sgd", "schedule=step", "select_by=loss", "augment=none"),
     *("impressions=x", "split_by=x", "views=x", "entropy_eps=0.1", "keep_best=-1", "epochs=-1"),
@@ -217,10 +217,54 @@ def test_a_recipe_that_starts_from_files_asks_for_them(name: str) -> None:
     load_recipe(name, ["image_init=scratch", "text_init=scratch"])
 
 
-@pytest.mark.parametrize("item", ["steps=3", "rotate=1", "zoom=0.1", "warmup=0.2", "contrast=0.1"])
-def test_a_key_that_another_silences_is_refused(item: str) -> None:
+@pytest.mark.parametrize(
+    "items",
+    [
+        *(["rotate=1"], ["zoom=0.1"], ["warmup=0.2"], ["contrast=0.1"], ["steps=3", "epochs=2"]),
+        *(["text_layers=1"], ["text_width=32"], ["vocab_size=100"]),  # the folder says these
+    ],
+    ids=" ".join,
+)
+def test_a_key_that_another_silences_is_refused(items: list[str]) -> None:
     with pytest.raises(UsageError, match=r"has no effect beside"):
-        load_recipe("paper", [*START, item])
+        load_recipe("paper", [*START, *items])
+
+
+def test_what_is_said_last_drops_what_it_silences() -> None:
+    assert load_recipe("small", ["epochs=3"]).epochs == 3
+    assert load_recipe("small", ["augment=paper"]).rotate == Recipe().rotate
+    assert load_recipe("demo", ["schedule=constant"]).warmup == Recipe().warmup
+    counted = load_recipe("paper", [*START, "steps=3"])
+    assert (counted.steps, counted.epochs) == (3, 0)
+    assert load_recipe("paper", [*START, "text_dropout=0.0"]).text_dropout == 0.0
+
+
+def test_what_is_said_last_in_files_drops_it_too(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('like = "small"\nepochs = 2\n', encoding="utf-8")
+    (tmp_path / "its.toml").write_text('like = "mine.toml"\nsteps = 9\n', encoding="utf-8")
+    assert load_recipe(str(tmp_path / "mine.toml"), []).epochs == 2
+    counted = load_recipe(str(tmp_path / "its.toml"), [])
+    assert (counted.steps, counted.epochs) == (9, 0)
+
+
+def test_the_name_is_the_files() -> None:
+    with pytest.raises(UsageError, match="name can't be set"):
+        load_recipe("small", ["name=mine"])
+
+
+@pytest.mark.parametrize(
+    "name", ["lungs \N{GRINNING FACE}.pt", "a\x7fb.pt", 'quote".pt', "\udce9.pt"]
+)
+def test_a_path_is_written_so_that_it_can_be_read(tmp_path: Path, name: str) -> None:
+    start = ["image_init=biovil", f"image_file={name}", "arch=resnet50"]
+    start.append("geometry=tier-224-imagenet")
+    if not name.isprintable():
+        with pytest.raises(UsageError, match="characters that no text file can"):
+            load_recipe("small", start)
+        return
+    path = tmp_path / "again.toml"
+    path.write_text(to_toml(load_recipe("small", start)), encoding="utf-8")
+    assert load_recipe(str(path), []).image_file == name
 
 
 def test_the_finer_grids() -> None:

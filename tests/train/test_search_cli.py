@@ -19,6 +19,7 @@ from tier_train.checkpoint import load_checkpoint
 from tier_train.cli import main
 from tier_train.learner import Learner
 from tier_train.recipe_file import load_recipe
+from tier_train.search import Trial, ranked
 from tier_train.validation import Diverged
 
 torch.set_num_threads(1)
@@ -35,6 +36,7 @@ def environment() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_WAIT_POLICY", "passive")
         patch.setenv("TOKENIZERS_PARALLELISM", "false")
+        patch.setattr("tier_train.train.collapse_alarm", lambda *_: "")  # 8 steps teach nothing
         yield
 
 
@@ -172,6 +174,7 @@ def test_a_damaged_image_stops_or_is_left_out(runner: CliRunner, tmp_path: Path)
     result = runner.invoke(main, [*command, "-o", f"{tmp_path}/goes", "--skip-bad"])
     assert result.exit_code == 0
     assert "8 train and 8 val pairs" in result.stderr
+    assert "--skip-bad" in shlex.split(result.stdout.splitlines()[-1]), "or `next` is refused"
 
 
 def test_all_pairs_diverged(
@@ -185,6 +188,25 @@ def test_all_pairs_diverged(
     assert result.exit_code == 2
     assert "diverged with every pair" in result.stderr
     assert len(read_rows(tmp_path / "search/search.csv")) == 3
+
+
+def test_a_pair_with_an_alarm_is_not_recommended(
+    runner: CliRunner, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def collapsed(*_: Any, **__: Any) -> list[Trial]:
+        pairs = enumerate([(0.8, "flat"), (0.7, alarm), (0.9, "flat")])
+        return ranked([Trial(i, 0.1, i / 10, area, {}, {}, why) for i, (area, why) in pairs])
+
+    monkeypatch.setattr(module, "search", collapsed)
+    arguments = [*command, "-o", str(tmp_path)]
+    alarm = ""
+    result = runner.invoke(main, arguments)
+    assert result.exit_code == 0
+    assert "--set=lambda_token=0.1 " in result.stdout.splitlines()[-1], "0.9 has an alarm"
+    alarm = "flat"
+    result = runner.invoke(main, arguments)
+    assert (result.exit_code, "next:" in result.stdout) == (0, False)
+    assert "none is recommended; pair 2: flat" in result.stderr
 
 
 def test_without_matplotlib_the_table_is_whole(

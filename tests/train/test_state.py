@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_fabric import Fabric
 
 from tests.train.children import (
     FULL,
     TINY,
+    Interrupt,
     assert_same,
-    half_precision,
+    half_fabric,
     make_folder,
     names,
     ranking,
@@ -66,18 +66,6 @@ def test_the_best_checkpoints(whole: Path) -> None:
     assert len(list(best.parent.glob("*.pt"))) == 2
 
 
-class Interrupt:
-    """Ctrl-C when a line begins with these words; keeps the lines."""
-
-    def __init__(self, words: str) -> None:
-        self.words, self.lines = words, list[str]()
-
-    def __call__(self, line: str) -> None:
-        self.lines.append(line)
-        if line.startswith(self.words):
-            raise KeyboardInterrupt
-
-
 @pytest.fixture
 def stopped(folder: Path, tmp_path: Path) -> Path:
     """Interrupted after step 4, whose state is saved."""
@@ -100,13 +88,7 @@ def test_the_gradient_scaler_goes_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It starts too high: steps are skipped until it has come down."""
-
-    def launch(device: str, precision: str) -> Fabric:
-        fabric = Fabric(accelerator="cpu", devices=1, plugins=half_precision(2.0**16))
-        fabric.launch()
-        return fabric
-
-    monkeypatch.setattr(train, "launch", launch)
+    monkeypatch.setattr(train, "launch", lambda device, precision: half_fabric(2.0**16))
     for output in (tmp_path / "whole.pt", tmp_path / "x.pt"):
         say = Interrupt("step 4/" if output.stem == "x" else "nothing")
         with contextlib.suppress(KeyboardInterrupt):
@@ -115,6 +97,19 @@ def test_the_gradient_scaler_goes_on(
     assert scaler["scale"] < 2.0**16
     run(folder, tmp_path / "x.pt", FULL, resume=True)
     assert table(tmp_path / "x.metrics.csv") == table(tmp_path / "whole.metrics.csv")
+
+
+def test_start_weights_are_not_needed_again(folder: Path, whole: Path, tmp_path: Path) -> None:
+    weights = Path(shutil.copy(whole, tmp_path / "weights.pt"))
+    changes = FULL | {"image_init": "checkpoint", "image_file": str(weights)}
+    for output in (tmp_path / "whole" / "x.pt", tmp_path / "other" / "x.pt"):
+        say = Interrupt("step 4/" if "other" in output.parts else "nothing")
+        with contextlib.suppress(KeyboardInterrupt):
+            run(folder, output, changes, say=say)
+    weights.unlink()
+    training = run(folder, output, changes, resume=True).training
+    assert_same(output, tmp_path / "whole" / "x.pt")
+    assert training["starts"] == {"weights.pt": hashlib.sha256(whole.read_bytes()).hexdigest()}
 
 
 def test_an_interruption_before_the_first_state(folder: Path, tmp_path: Path) -> None:
@@ -228,7 +223,13 @@ def test_a_damaged_state_is_refused(stopped: Path, folder: Path) -> None:
 
 def test_what_a_killed_process_was_writing_is_swept(folder: Path, tmp_path: Path) -> None:
     """And what another run in the same folder is writing is not."""
-    ours = (".x.pt.7.tmp", ".x.state.pt.7.tmp", ".x.metrics.part.csv.7.tmp", ".x.curves.png.7.tmp")
+    ours = (
+        ".x.pt.7.tmp",
+        ".x.state.pt.7.tmp",
+        ".frozen-text-a.f16.7.tmp",
+        ".x.metrics.part.csv.7.tmp",
+        ".x.curves.png.7.tmp",
+    )
     others = (".y.pt.7.tmp", ".x.y.state.pt.7.tmp", ".x.pt.tmp", ".x.state.pt.7.tmp.bak")
     for name in (*ours, *others):
         (tmp_path / name).touch()

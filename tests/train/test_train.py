@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,9 @@ from tier_train.model import DualEncoder
 from tier_train.phantoms.phantom import FINDINGS
 from tier_train.recipe import Recipe, recipe_from
 from tier_train.schedule import build_optimizer, learning_rate
-from tier_train.train import collapse_alarm, refuse_divergence
-from tier_train.validation import Diverged
+from tier_train.validation import refuse_shared_patients
 
 torch.set_num_threads(1)
-LN_P = math.log(49)
 Fit = tuple[Checkpoint, list[dict[str, str]]]
 
 
@@ -69,7 +68,7 @@ def test_the_checkpoint_and_its_metrics(first: Fit, folder: Path) -> None:
     for row in rows:
         terms = (float(row[k]) for k in ("clip_loss", "patch_entropy", "token_entropy"))
         assert float(row["loss"]) == pytest.approx(np.dot([1, 0.2, 0.1], list(terms)), abs=1e-5)
-        assert 3.4 < float(row["patch_entropy"]) <= LN_P + 1e-6
+        assert 3.4 < float(row["patch_entropy"]) <= math.log(49) + 1e-6
         assert float(row["patch_penalty"]) == 0.2 * float(row["patch_entropy"])
         assert float(row["token_penalty"]) == 0.1 * float(row["token_entropy"])
     assert float(rows[-1]["lr"]) == pytest.approx(0, abs=1e-12)
@@ -126,12 +125,19 @@ def test_epochs_decide_the_steps_and_each_is_validated(fit: Callable[..., Fit]) 
     assert (checkpoint.recipe.steps, checkpoint.recipe.validate_every) == (10, 5)
 
 
-def test_the_text_above_frozen_layers_may_come_from_a_table(fit: Callable[..., Fit]) -> None:
+def test_the_text_above_frozen_layers_may_come_from_a_table(
+    fit: Callable[..., Fit], folder: Path
+) -> None:
     frozen = {"text_layers": 2, "text_frozen": 1}
     plain, cached = fit("plain", **frozen), fit("cached", **frozen, cache_frozen_text=True)
     for key in ("loss", "val_loss", "token_entropy"):
         ours, theirs = (np.array([float(r[key]) for r in rows]) for _, rows in (plain, cached))
         assert ours == pytest.approx(theirs, rel=2e-3), "kept as float16"
+    (path,) = folder.glob("frozen-text-*.f16")
+    texts = {row.text for row in read_manifest(folder / "manifest.csv").split("train")}
+    _, mask = cached[0].tokenizer(sorted(texts))
+    width = TINY["text_width"]
+    assert path.stat().st_size == int(mask.sum()) * width * 2 + 32, "training's texts, no others"
     state, before = flat_state(cached[0].model), flat_state(plain[0].model)
     for key, value in state.items():
         fixed = key.startswith(("text.embeddings", "text.encoder.layer.0."))
@@ -154,10 +160,35 @@ def test_a_step_in_bfloat16_is_finite(fit: Callable[..., Fit]) -> None:
 
 
 def test_another_dataset_may_be_validated_on(folder: Path, tmp_path: Path) -> None:
-    other = read_manifest(make_folder(tmp_path / "other", {"val": 12}) / "manifest.csv")
-    checkpoint = run(folder, tmp_path / "x.pt", {"steps": 1}, validation=other)
+    other = read_manifest(make_folder(tmp_path / "other", {"val": 12}, 40) / "manifest.csv")
+    lines: list[str] = []
+    other = replace(other, intensity="minmax")
+    checkpoint = run(folder, tmp_path / "x.pt", {"steps": 1}, validation=other, say=lines.append)
     assert checkpoint.training["val_pairs"] == 12
     assert checkpoint.training["validation_data"].startswith("other/")
+    (line,) = (line for line in lines if "validation is scored" in line)
+    assert "under mimic-jpg too, though other/manifest.csv names its own" in line
+    assert not any("can't be checked" in line for line in lines)
+
+
+def test_a_patient_is_not_trained_and_validated_on(folder: Path, tmp_path: Path) -> None:
+    """Patients 0 to 39 train; here 38 to 43 are validated on. No message names one."""
+    other = read_manifest(make_folder(tmp_path / "other", {"val": 6}, 38) / "manifest.csv")
+    words = r"2 patients of the training rows .* of other/manifest.csv, too, the first in line 2;"
+    with pytest.raises(UsageError, match=words) as caught:
+        run(folder, tmp_path / "x.pt", {}, validation=other)
+    assert not re.search("3[89]", str(caught.value))
+    rows = other.rows
+    for unknown in (
+        replace(other, kind="mimic"),
+        replace(other, rows=tuple(replace(row, patient="") for row in rows)),
+    ):
+        lines: list[str] = []
+        refuse_shared_patients(
+            read_manifest(folder / "manifest.csv"), rows, unknown, unknown.rows, lines.append
+        )
+        assert len(lines) == 1
+        assert "other/manifest.csv shares patients with tiny/manifest.csv can't be" in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -203,6 +234,18 @@ def test_selecting_by_auc_needs_labels(folder: Path, tmp_path: Path) -> None:
     assert table(tmp_path / "x.metrics.csv")[0]["val_auc"] == "nan"
 
 
+def test_a_run_without_validation_rows(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "tiny", {"train": 10})
+    lines: list[str] = []
+    checkpoint = run(folder, tmp_path / "x.pt", {"steps": 2}, say=lines.append)
+    assert checkpoint.training["val_auc"] == {}
+    (row,) = table(tmp_path / "x.metrics.csv")
+    assert (row["val_auc"], row["val_loss"]) == ("nan", "nan")
+    assert "tiny/manifest.csv: 10 train and 0 val pairs" in lines
+    with pytest.raises(UsageError, match="select_by auc needs validation rows"):
+        run(folder, tmp_path / "x.pt", {"keep_best": 1})
+
+
 def test_several_processes_need_torchrun(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match=r"WORLD_SIZE is 2, but torchrun did not start"):
@@ -243,38 +286,3 @@ def test_frozen_weights_are_not_optimised() -> None:
     }
     assert held == {id(p) for p in model.parameters() if p.requires_grad}
     assert len(held) < len(list(model.parameters()))
-
-
-@pytest.mark.parametrize(
-    ("clip", "entropy", "step", "words"),
-    [
-        (1.0, 3.7, 50, ""),
-        (math.log(32), 3.7, 50, "CLIP loss .* guessing, ln 32 = 3.466"),
-        (math.log(32) - 0.019, 3.7, 50, "CLIP loss"),
-        (math.log(32) - 0.021, 3.7, 50, ""),
-        (1.0, LN_P, 50, "patch entropy .* ln 49 = 3.8918"),
-        (1.0, LN_P - 0.0011, 50, ""),
-        (math.log(32), LN_P, 10, ""),  # still warming up
-        (math.log(32), LN_P, 11, "CLIP loss"),
-    ],
-)
-def test_the_collapse_alarm(clip: float, entropy: float, step: int, words: str) -> None:
-    recipe = Recipe(steps=100, warmup=0.1, batch_size=32)
-    alarm = collapse_alarm(clip, entropy, recipe, step)
-    assert bool(alarm) == bool(words)
-    assert re.search(words, alarm)
-
-
-def test_the_collapse_alarm_knows_the_grid() -> None:
-    recipe = recipe_from({"geometry": "biovil-480-raw", "arch": "resnet50", "steps": 100})
-    assert "ln 225 = 5.4161" in collapse_alarm(1.0, math.log(225), recipe, 50)
-    assert collapse_alarm(1.0, LN_P, recipe, 50) == ""
-
-
-def test_divergence_names_its_step() -> None:
-    fine, bad = torch.ones(4), torch.tensor([math.nan, 1, 1, 1])
-    refuse_divergence([fine, bad], 7, now=False)  # the device is not waited for
-    with pytest.raises(Diverged, match="diverged at step 7"):
-        refuse_divergence([fine, bad], 7, now=True)
-    with pytest.raises(Diverged, match="diverged at step 7"):
-        refuse_divergence([fine, bad, fine], 8, now=False)

@@ -85,9 +85,11 @@ def run(
     from tier_train.train import train
 
     dataset = open_dataset(spec, resolved, skip_bad)
-    for note in dataset.notes:
-        click.echo(note, err=True)
     validation = open_dataset(validate_on, resolved, skip_bad) if validate_on else None
+    if os.environ.get("RANK", "0") == "0":  # torchrun: one process talks
+        for source in filter(None, (dataset, validation)):
+            for note in source.notes:
+                click.echo(f"{source.name}: {note}", err=True)
     checkpoint = train(
         dataset,
         resolved,
@@ -99,7 +101,7 @@ def run(
         tensorboard=tensorboard,
         say=lambda s: click.echo(s, err=True),
     )
-    if int(os.environ.get("RANK", "0")):  # torchrun: one process talks
+    if int(os.environ.get("RANK", "0")):
         return
     areas = checkpoint.training["val_auc"]
     for label, area in areas.items():

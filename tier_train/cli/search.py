@@ -63,8 +63,8 @@ def search(
     draws from (0, 0.5)). Pair 0 is (0, 0), for reference. Needs validation images with labels.
 
     Writes DIR/search.csv, best first, after every pair, search.png at the end, and each pair's
-    metrics. Only the best pair's checkpoint is kept. Interrupted, the same command goes on where it
-    stopped and ends at the same table.
+    metrics. Pairs with a collapse alarm come after all others. Only the best pair's checkpoint is
+    kept. Interrupted, the same command goes on where it stopped and ends at the same table.
     """
     from tier_train.recipe_file import load_recipe
 
@@ -82,13 +82,18 @@ def search(
     def say(line: str) -> None:
         click.echo(line, err=True)
 
+    dataset = open_dataset(spec, resolved, skip_bad)
+    validation = open_dataset(validate_on, resolved, skip_bad) if validate_on else None
+    for source in filter(None, (dataset, validation)):
+        for note in source.notes:
+            say(f"{source.name}: {note}")
     trials = run_search(
-        open_dataset(spec, resolved, skip_bad),
+        dataset,
         resolved,
         Path(output),
         pairs=pairs,
         epochs=epochs,
-        validation=open_dataset(validate_on, resolved, skip_bad) if validate_on else None,
+        validation=validation,
         skip_bad=skip_bad,
         device=device,
         say=say,
@@ -107,10 +112,14 @@ def search(
     best = winner(trials)
     if best is None:
         raise UsageError("training diverged with every pair; lower lr, e.g. --set lr=1e-4")
+    if best.alarm:
+        say(f"collapse alarm with every pair, none is recommended; pair {best.pair}: {best.alarm}")
+        return
     if trials[0].pair == 0:
         say("no pair is better than the reference without penalties")
     words = ["--data", spec, "--recipe", recipe]
     words += [word for item in overrides for word in ("--set", item)]
     words += [f"--set=lambda_patch={best.lambda_patch}", f"--set=lambda_token={best.lambda_token}"]
     words += ["--validate-on", validate_on] if validate_on else []
+    words += ["--skip-bad"] if skip_bad else []
     click.echo(f"next: tier-train run {shlex.join(words)}")

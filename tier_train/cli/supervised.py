@@ -50,8 +50,8 @@ def supervised(
     validation are kept.
 
     Writes supervised.pt, supervised.metrics.csv and supervised.scores.csv, the scores of the test
-    split (the validation images where there is none), and prints their AUC per label with a 95 %
-    bootstrap interval.
+    split (the validation images where there is none, which is said), and prints their AUC per label
+    with a 95 % bootstrap interval.
     """
     from tier_train.recipe_file import load_recipe
 
@@ -60,19 +60,28 @@ def supervised(
     resolved = load_recipe(recipe, [*overrides, "text_init=scratch", "text_folder="])
     prepare_process(threads)
     from tier_train.data.datasets import open_dataset
+    from tier_train.state import beside
     from tier_train.supervised import train_supervised
-    from tier_train.supervised_scores import scores_path
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
 
     dataset = open_dataset(spec, resolved, skip_bad)
-    _, areas = train_supervised(
+    validation = open_dataset(validate_on, resolved, skip_bad) if validate_on else None
+    for source in filter(None, (dataset, validation)):
+        for note in source.notes:
+            say(f"{source.name}: {note}")
+    trained, areas = train_supervised(
         dataset,
         resolved,
         Path(output),
-        validation=open_dataset(validate_on, resolved, skip_bad) if validate_on else None,
+        validation=validation,
         skip_bad=skip_bad,
         device=device,
-        say=lambda s: click.echo(s, err=True),
+        say=say,
     )
+    if trained.training["scored_split"] == "val":
+        click.echo("validation images, by which the weights were chosen: optimistic")
     for row in areas:
         counts = f"{row.positives} with, {row.negatives} without"
         if math.isnan(row.auc):
@@ -81,4 +90,5 @@ def supervised(
             click.echo(
                 f"{row.label:<24} {row.auc:.3f}  {row.low:.3f} to {row.high:.3f}  ({counts})"
             )
-    click.echo(f"wrote {output}; the scores behind these AUCs: {scores_path(Path(output))}")
+    scores = beside(Path(output), "scores.csv")
+    click.echo(f"wrote {output}; the scores behind these AUCs: {scores}")

@@ -70,9 +70,17 @@ def truth_table(rows: list[Row], labels: dict[str, str]) -> dict[str, NDArray[np
 def validation_labels(
     dataset: Dataset, prompts: str = "chexpert"
 ) -> tuple[LabelSet, dict[str, str]]:
-    """Queries for the label columns: those of the set `prompts`, else 'X is present.'"""
+    """The queries that a validation asks, and label id → column.
+
+    Where the dataset has every label of the set `prompts` (the paper's five tasks), these and no
+    others: one rare finding would weigh as much as atelectasis. Else all of its columns, with the
+    prompts of the set or 'X is present.'
+    """
     columns = {column_id(c): c for c in dataset.label_columns if column_id(c) != "no_finding"}
-    packaged = [label for label in load_label_set(prompts).labels if label.id in columns]
+    asked = load_label_set(prompts).labels
+    packaged = [label for label in asked if label.id in columns]
+    if len(packaged) == len(asked):
+        return LabelSet(prompts, asked), {label.id: columns[label.id] for label in asked}
     rest = [c for i, c in columns.items() if i not in {label.id for label in packaged}]
     others = list(set_from_names("manifest", rest).labels) if rest else []
     return LabelSet("manifest", (*packaged, *others)), columns

@@ -16,7 +16,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from tier_infer.files import sync_folder
 from tier_train.towers.text_encoder import Tokenizer
 
 AT_ONCE = 32  # impressions per pass
+CHUNK = 1 << 24  # bytes
 STORED = np.dtype("<f2")
 ID = np.dtype("<i4")
 
@@ -81,7 +82,7 @@ class FrozenText:
         all ids, so that no other training takes it for its own; without one it lies in memory. One
         of several processes must have finished before the others begin.
 
-        Raises UsageError when the file can't be written, IntegrityError when it has another size.
+        Raises UsageError when the file can't be written, IntegrityError when it was changed.
         """
         self._bert, self._count = bert, layers
         texts = sorted(_distinct(tokenizer, sentences), key=lambda text: (len(text), text))
@@ -102,10 +103,7 @@ class FrozenText:
         path = folder / f"frozen-text-{_key(bert, layers, texts)}.f16"
         if not path.exists():
             _write(path, self._computed(texts, say))
-        if path.stat().st_size != size:
-            raise IntegrityError(
-                f"{path} has {path.stat().st_size} bytes and must have {size}; delete it"
-            )
+        _check(path, size)
         self._table = np.memmap(path, STORED, "r", shape=shape)
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -122,7 +120,8 @@ class FrozenText:
         hidden = hidden.to(ids.device)
         new = [i for i, text in enumerate(texts) if text not in self._spans]
         if new:
-            fresh = lower_layers(self._bert, ids[new], mask[new], self._count)
+            with torch.autocast(ids.device.type, enabled=False):  # as those of the table
+                fresh = lower_layers(self._bert, ids[new], mask[new], self._count)
             hidden[new] = fresh.half().float() * mask[new, :, None]
         return hidden
 
@@ -175,13 +174,19 @@ def _key(bert: nn.Module, layers: int, texts: Sequence[bytes]) -> str:
 
 
 def _write(path: Path, parts: Iterator[NDArray[np.float16]]) -> None:
-    """Whole or not at all. Not through a map: there a full disk kills the process."""
+    """The table, then its SHA-256: whole or not at all. Not through a map: there a full disk kills
+    the process."""
+    digest = hashlib.sha256()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
+            _lock(file)
             for part in parts:
-                file.write(part.astype(STORED).tobytes())
+                data = part.astype(STORED).tobytes()
+                digest.update(data)
+                file.write(data)
+            file.write(digest.digest())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -194,3 +199,31 @@ def _write(path: Path, parts: Iterator[NDArray[np.float16]]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _check(path: Path, size: int) -> None:
+    """Raises IntegrityError unless the file is `size` bytes and their SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for start in range(0, size, CHUNK):
+            digest.update(file.read(min(CHUNK, size - start)))
+        if file.read() != digest.digest():
+            raise IntegrityError(f"{path} is not what was written; delete it, it is computed again")
+
+
+def sweep_tables(folder: Path) -> None:
+    """Removes the tables that killed processes were writing; those being written are locked."""
+    for path in folder.glob(".frozen-text-*.tmp"):
+        with contextlib.suppress(OSError):
+            with path.open("r+b") as file:
+                _lock(file)
+            path.unlink()
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Until it is closed. Raises OSError when another process has it; Windows, where nobody can
+    remove an open file, needs no lock."""
+    if os.name != "nt":
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -40,7 +40,11 @@ def guarded(name: str, ctx: click.Context, call: Callable[[], Any]) -> Any:
         else:
             sentence = f"a bug of ours ({type(error).__name__}); --debug shows where"
             code = 1
-        click.echo(f"{name}: {sentence}", err=True)
+        try:
+            click.echo(f"{name}: {sentence}", err=True)
+        except UnicodeEncodeError:  # a half of a surrogate pair that stands for no byte
+            plain = sentence.encode("utf-8", "backslashreplace").decode("utf-8")
+            click.echo(f"{name}: {plain}", err=True)
         ctx.exit(code)
 
 

@@ -64,9 +64,8 @@ def _files(source: str, folder: Path, table: object, legacy: bool = False) -> li
         return [path]
     if source == "chexzero":
         return [path, layouts.write_merges(folder / "bpe.txt.gz")]
-    if source == "medclip":
-        return [path, layouts.write_vocabulary(folder / "words", 28996)]
-    return [path, layouts.write_vocabulary(folder / "words", 30522, lower_case=True)]
+    size = 28996 if source == "medclip" else 30522
+    return [path, layouts.write_vocabulary(folder / "words", size, lower_case=True)]
 
 
 def _saved(source: str, state: State) -> object:

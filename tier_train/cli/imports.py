@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tier_infer.errors import UsageError
+from tier_infer.errors import IntegrityError, UsageError
 from tier_train.cli.process import CONTEXT, prepare_process
 
 # What each source needs, as its users know the files.
@@ -51,9 +51,17 @@ def import_(source: str, files: tuple[Path, ...], output: str, debug: bool) -> N
     prepare_process(None)
     from tier_train.checkpoint import save_checkpoint
     from tier_train.imports.sources import SOURCES
+    from tier_train.imports.weights import is_memory
 
-    checkpoint = SOURCES[source](*files)
-    save_checkpoint(target, checkpoint)
+    try:
+        checkpoint = SOURCES[source](*files)
+        save_checkpoint(target, checkpoint)
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory(error):
+            raise
+        raise IntegrityError(
+            f"{files[0]} asks for more memory than there is; compare it with the published file"
+        ) from None
     recipe = checkpoint.recipe
     weights = sum(value.numel() for value in checkpoint.model.parameters())
     click.echo(

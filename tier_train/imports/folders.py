@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import unicodedata
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from tier_infer.errors import IntegrityError, UsageError
 from tier_train.imports.keymaps import CXR_BERT, convert
-from tier_train.imports.weights import load_safetensors, load_table, plain_state
+from tier_train.imports.weights import load_safetensors, load_table, plain_state, shown
 from tier_train.recipe import Recipe, recipe_from
 from tier_train.towers.clip_text import BYTES, clip_letters
 from tier_train.towers.text_encoder import TextEncoder
@@ -30,7 +32,10 @@ FIXED = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-12,
     "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
 }
+HEAD = 64  # width of an attention head in BERT-base
 
 
 def cxr_bert_weights(folder: Path) -> Path:
@@ -77,21 +82,42 @@ def read_vocabulary(
     """
     path = folder / "vocab.txt"
     pieces = _text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
-    missing = [piece for piece in SPECIAL if piece not in pieces]
-    if missing or len(set(pieces)) != len(pieces):
-        raise IntegrityError(
-            f"{path} is no WordPiece vocabulary: "
-            + (f"it lacks {', '.join(missing)}" if missing else "it has the same piece twice")
-        )
+    if fault := _fault(pieces):
+        raise IntegrityError(f"{path} is no WordPiece vocabulary: {fault}")
     config = folder / "tokenizer_config.json"
-    rules = _json(config) if config.is_file() or default_lower_case is None else {}
+    rules = _json(config) if os.path.lexists(config) or default_lower_case is None else {}
     lower_case = rules.get("do_lower_case", default_lower_case)
     if type(lower_case) is not bool:
         raise IntegrityError(f"{config} does not say whether text is lower-cased: do_lower_case")
-    for key, usual in (("strip_accents", None), ("tokenize_chinese_chars", True)):
+    for key, usual in (
+        *(("strip_accents", None), ("tokenize_chinese_chars", True)),
+        *(("do_basic_tokenize", True), ("never_split", None)),
+    ):
         if rules.get(key, usual) is not usual:
-            raise IntegrityError(f"{config}: {key} is {rules[key]!r}, only {usual!r} is read here")
+            raise _other(config, key, rules[key], usual)
     return WordPiece(pieces, max_tokens, lower_case)
+
+
+def vocabulary_files(folder: Path) -> list[Path]:
+    """What `read_vocabulary` reads of a folder."""
+    files = (folder / "vocab.txt", folder / "tokenizer_config.json")
+    return [path for path in files if path.is_file()]
+
+
+def _fault(pieces: list[str]) -> str:
+    missing = [piece for piece in SPECIAL if piece not in pieces]
+    if missing:
+        return f"it lacks {', '.join(missing)}"
+    if pieces[0] != SPECIAL[0]:
+        return f"its first piece is not {SPECIAL[0]}"  # BERT's padding is number 0
+    if len(set(pieces)) != len(pieces):
+        return "it has the same piece twice"
+    for number, piece in enumerate(pieces, start=1):
+        # BERT splits words at these, so that no such piece is ever found.
+        blank = any(c in "\t\r\v\f" or unicodedata.category(c) == "Zs" for c in piece)
+        if blank or not piece:
+            return f"line {number} is blank or has a blank in it"
+    return ""
 
 
 def read_merges(path: Path, vocab_size: int) -> list[str]:
@@ -109,7 +135,10 @@ def read_merges(path: Path, vocab_size: int) -> list[str]:
         raise IntegrityError(
             f"{path} is not CLIP's gzipped list ({type(error).__name__})"
         ) from None
-    merges = text.removesuffix("\n").split("\n")[1 : 1 + vocab_size - 2 * BYTES - 2]
+    title, _, rest = text.removesuffix("\n").partition("\n")
+    if "version" not in title:  # without it every merge would move up by one
+        raise IntegrityError(f"{path} is not CLIP's list: its first line names no version")
+    merges = rest.split("\n")[: vocab_size - 2 * BYTES - 2]
     known = set(clip_letters())
     for number, merge in enumerate(merges, start=2):
         if merge.count(" ") != 1 or not known.issuperset(merge.split(" ")):
@@ -127,7 +156,7 @@ def _sizes(folder: Path) -> dict[str, Any]:
     config = _json(path)
     for key, fixed in FIXED.items():
         if config.get(key, fixed) != fixed:
-            raise IntegrityError(f"{path}: {key} is {config[key]!r}, only {fixed!r} is read here")
+            raise _other(path, key, config[key], fixed)
     keys = {
         "embed_dim": "projection_size",
         "text_width": "hidden_size",
@@ -147,13 +176,21 @@ def _sizes(folder: Path) -> dict[str, Any]:
         recipe_from(sizes)
     except UsageError as error:
         raise IntegrityError(f"{path}: {error}") from None
+    if sizes["text_inner"] < 1:  # which in a recipe means four times the width
+        raise IntegrityError(f"{path}: intermediate_size is {sizes['text_inner']}")
+    if sizes["text_width"] != HEAD * sizes["text_heads"]:  # the weights do not show it
+        raise _other(path, "num_attention_heads", sizes["text_heads"], sizes["text_width"] // HEAD)
     return sizes
+
+
+def _other(path: Path, key: str, found: object, usual: object) -> IntegrityError:
+    return IntegrityError(f"{path}: {key} is {shown(repr(found))}, only {usual!r} is read here")
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         table = json.loads(_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path} is not JSON ({type(error).__name__})") from None
     if not isinstance(table, dict):
         raise IntegrityError(f"{path} is not a JSON object")
@@ -161,6 +198,8 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _text(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise IntegrityError(f"{path} is no regular file")
     if not path.is_file():
         raise UsageError(f"there is no {path}; name the published folder that holds {path.name}")
     if path.stat().st_size > MAX_BYTES:

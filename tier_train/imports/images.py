@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from tier_infer.errors import IntegrityError
 from tier_train.imports.keymaps import BIOVIL, BIOVIL_T, TORCHVISION, convert
 from tier_train.imports.weights import load_table, plain_state
 from tier_train.recipe import Recipe
+from tier_train.start import digest
 from tier_train.towers.image_encoder import ImageEncoder
 
 Shapes = Mapping[str, torch.Size]
@@ -27,7 +30,15 @@ def image_shapes(recipe: Recipe) -> dict[str, torch.Size]:
 
 
 def torchvision_trunk(path: Path, expected: Shapes) -> dict[str, Tensor]:
-    """ImageNet's ResNet-50 without its classifier; it has none of the projector in `expected`."""
+    """ImageNet's ResNet-50 without its classifier; it has none of the projector in `expected`.
+
+    torchvision writes the first eight digits of a file's SHA-256 into its name; they are compared.
+    """
+    named = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+    if named and path.is_file() and not digest(path).startswith(named[1]):
+        raise IntegrityError(
+            f"{path} is damaged: its SHA-256 does not begin with {named[1]}; fetch it again"
+        )
     trunk = {key: shape for key, shape in expected.items() if key.startswith("trunk.")}
     return convert(path, plain_state(path, load_table(path)), TORCHVISION, trunk)
 
@@ -52,4 +63,7 @@ def biovil_image(path: Path, expected: Shapes, temporal: bool | None = None) -> 
     w = out["proj.0.weight"].double().flatten(1)  # [D, 512]
     mean = out["proj.1.running_mean"].double() - w[:, 256:] @ c  # [D]
     folded = (w[:, :256] @ a)[:, :, None, None]
-    return out | {"proj.0.weight": folded.float(), "proj.1.running_mean": mean.float()}
+    product = {"proj.0.weight": folded.float(), "proj.1.running_mean": mean.float()}
+    if not all(torch.isfinite(value).all() for value in product.values()):
+        raise IntegrityError(f"{path}: its projector times backbone_to_vit is not finite")
+    return out | product

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tier_infer.errors import IntegrityError
+from tier_train.imports.weights import shown
 
 COUNTER = ".num_batches_tracked"
 
@@ -156,6 +157,8 @@ def convert(
             )
         if not torch.isfinite(value).all():
             raise IntegrityError(f"{path}: {theirs} is not finite; fetch the file again")
+        if ours.endswith(".running_var") and bool((value < 0).any()):
+            raise IntegrityError(f"{path}: {theirs} is negative, which no variance is")
         out[ours] = value if ours.endswith(COUNTER) else value.to(torch.float32)
     return out
 
@@ -169,7 +172,7 @@ def _check_names(path: Path, found: set[str], needed: set[str], optional: frozen
     missing = sorted(needed - found)
     left = sorted(found - needed - optional)
     said = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        f"{len(names)} {what} ({', '.join(map(shown, names[:3]))}{', …' if len(names) > 3 else ''})"
         for names, what in ((missing, "missing"), (left, "unknown"))
         if names
     ]

@@ -6,6 +6,7 @@ what its users must know. docs/imports.md gives the reasons.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,25 +15,27 @@ import torch
 from torch import Tensor
 
 from tier_infer.errors import IntegrityError, UsageError
+from tier_infer.geometry import GEOMETRIES
 from tier_train.checkpoint import Checkpoint, flat_state
 from tier_train.imports import keymaps
 from tier_train.imports.folders import (
+    HEAD,
     cxr_bert_weights,
     read_cxr_bert,
     read_merges,
     read_vocabulary,
+    vocabulary_files,
 )
 from tier_train.imports.images import biovil_image, image_shapes, torchvision_trunk
 from tier_train.imports.keymaps import KeyMap, convert, guess, layers
-from tier_train.imports.weights import TIER_CLASSES, load_table, plain_state
+from tier_train.imports.weights import TIER_CLASSES, load_table, plain_state, shown
 from tier_train.model import DualEncoder
 from tier_train.recipe import Recipe, recipe_from
 from tier_train.start import digest
-from tier_train.towers.text_encoder import Tokenizer
+from tier_train.towers.text_encoder import Tokenizer, embed_prompts
 
 FRONTAL, BOTH = ("frontal",), ("frontal", "lateral")
 THROUGH_MEAN = "trained through their mean"
-HEAD = 64  # width of an attention head in BERT-base, which the weights do not show
 RESNET = {"arch": "resnet50", "projector": "mlp", "global_pool": "mean_then_norm"}
 
 
@@ -54,12 +57,15 @@ def _biovil(image: Path, folder: Path, name: str, geometry: str, *notes: str) ->
     pixels = biovil_image(image, image_shapes(recipe), temporal=name == "biovil-t")
     sizes, words, tokenizer = read_cxr_bert(folder, recipe.max_tokens)
     recipe = recipe_from({**vars(recipe), **sizes})
-    files = [image, cxr_bert_weights(folder), folder / "vocab.txt"]
+    weights = cxr_bert_weights(folder)
+    files = [image, weights, folder / "config.json", *vocabulary_files(folder)]
     notes += (
         "prompts keep their full stop; hi-ml strips a trailing one before tokenising",
         "MONOCHROME1 files are inverted; hi-ml scales stored values as they are",
     )
-    return _checkpoint(recipe, tokenizer, pixels | words, FRONTAL, THROUGH_MEAN, files, notes)
+    out = _checkpoint(recipe, tokenizer, pixels | words, FRONTAL, THROUGH_MEAN, files, notes)
+    _check_finite(out, image, weights)
+    return out
 
 
 def tier(weights: Path, folder: Path) -> Checkpoint:
@@ -82,8 +88,10 @@ def tier(weights: Path, folder: Path) -> Checkpoint:
         "prompts are the paper's; tier-export --queries released_code has the code's, with one "
         "negative more",
     )
-    files = [weights, folder / "vocab.txt"]
-    return _checkpoint(recipe, tokenizer, out, BOTH, "trained", files, notes)
+    files = [weights, *vocabulary_files(folder)]
+    checkpoint = _checkpoint(recipe, tokenizer, out, BOTH, "trained", files, notes)
+    _check_finite(checkpoint, weights, weights)
+    return checkpoint
 
 
 def chexzero(weights: Path, bpe: Path) -> Checkpoint:
@@ -100,14 +108,18 @@ def chexzero(weights: Path, bpe: Path) -> Checkpoint:
         "text_layers": layers(state, "transformer.resblocks.#."), "vocab_size": vocab_size,
         "max_tokens": _shape(weights, state, "positional_embedding", 2)[0],
     })  # fmt: skip
+    merges = read_merges(bpe, vocab_size)  # before weights are converted, which takes memory
     out = _convert(weights, state, keymaps.CHEXZERO, recipe)
-    tokenizer = ClipTokenizer(read_merges(bpe, vocab_size), recipe.max_tokens)
+    tokenizer = ClipTokenizer(merges, recipe.max_tokens)
     notes = (
         "its loss saw the class token alone: heatmaps come from patch tokens that nothing trained",
         "half-precision weights are computed in float32",
         "scores are margins; CheXzero reports the softmax of the pair, which orders images alike",
     )
-    return _checkpoint(recipe, tokenizer, out, BOTH, "not trained", [weights, bpe], notes)
+    files = [weights, bpe]
+    checkpoint = _checkpoint(recipe, tokenizer, out, BOTH, "not trained", files, notes)
+    _check_finite(checkpoint, weights, weights)
+    return checkpoint
 
 
 def medclip(weights: Path, folder: Path) -> Checkpoint:
@@ -131,8 +143,10 @@ def medclip(weights: Path, folder: Path) -> Checkpoint:
         "own code a prompt's embedding depends on the longest beside it",
         "all prompts of a class are averaged; MedCLIP draws ten of them without a seed",
     )
-    files = [weights, folder / "vocab.txt"]
-    return _checkpoint(recipe, tokenizer, out, BOTH, THROUGH_MEAN, files, notes)
+    files = [weights, *vocabulary_files(folder)]
+    checkpoint = _checkpoint(recipe, tokenizer, out, BOTH, THROUGH_MEAN, files, notes)
+    _check_finite(checkpoint, weights, weights)
+    return checkpoint
 
 
 def torchvision(weights: Path) -> NoReturn:
@@ -188,6 +202,13 @@ def _checkpoint(
     with torch.no_grad():
         for key, value in own.items():  # `own` holds the model's own storage
             value.copy_(weights[key])
+    # The old format keeps no checksums, so that a flipped bit in a weight looks like a weight.
+    notes += tuple(
+        f"{file.name} is in torch's old format, without checksums: compare its SHA-256 "
+        f"{digest(file)} with the published one"
+        for file in files
+        if file.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(file)
+    )
     training = {
         "data": "imported",
         "source": recipe.name,
@@ -196,6 +217,24 @@ def _checkpoint(
         "notes": list(notes),
     }
     return Checkpoint(model, tokenizer, recipe, recipe.intensity, views, training, alarm="")
+
+
+def _check_finite(checkpoint: Checkpoint, image: Path, words: Path) -> None:
+    """Finite weights may still overflow: one grey picture and one sentence show it."""
+    side = GEOMETRIES[checkpoint.recipe.geometry].crop
+    with torch.no_grad():
+        image_e, patch_e = checkpoint.model.encode_image(
+            torch.full((1, side, side), 128, dtype=torch.uint8)
+        )
+    text_e = embed_prompts(checkpoint.model.words, checkpoint.tokenizer, ["No finding."])
+    for path, what, parts in (
+        (image, "a grey image", (image_e, patch_e)),
+        (words, "text", (text_e,)),
+    ):
+        if not all(torch.isfinite(part).all() for part in parts):
+            raise IntegrityError(
+                f"{path}: its embedding of {what} is not finite; fetch the file again"
+            )
 
 
 def _bert_sizes(path: Path, state: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
@@ -212,7 +251,7 @@ def _bert_sizes(path: Path, state: Mapping[str, Tensor], prefix: str) -> dict[st
 
 def _shape(path: Path, state: Mapping[str, Tensor], key: str, dims: int) -> torch.Size:
     if key not in state or state[key].dim() != dims:
-        raise IntegrityError(f"{path}: {key} is missing or no weight{guess(state)}")
+        raise IntegrityError(f"{path}: {shown(key)} is missing or no weight{guess(state)}")
     return state[key].shape
 
 

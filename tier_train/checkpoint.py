@@ -28,6 +28,7 @@ from tier_train.towers.text_encoder import Tokenizer
 from tier_train.towers.wordpiece import SPECIAL, WordPiece
 
 FORMAT = "tier-cxr-checkpoint/1"
+LONGEST = 80  # characters of a name that a message shows
 FIELDS = {"format", "state", "recipe", "tokenizer", "intensity", "views", "training", "alarm"}
 
 
@@ -55,6 +56,12 @@ class Checkpoint:
 def flat_state(model: DualEncoder) -> dict[str, Tensor]:
     state = {**model.image.state_dict(), **model.words.state_dict()}
     return state | {"logit_scale": model.logit_scale.detach()}
+
+
+def shown(name: str) -> str:
+    """A name out of a file for a message: printable and short, so that none can forge a line."""
+    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name[: LONGEST + 1])
+    return plain if len(plain) <= LONGEST else plain[: LONGEST - 1] + "…"
 
 
 def not_finite(state: dict[str, Tensor]) -> str:
@@ -177,7 +184,9 @@ def _rebuild(path: Path, table: dict[str, Any], digest: str) -> Checkpoint:
     wrong = sorted(map(str, set(expected) ^ set(state)))
     wrong += [k for k in expected if k in state and not _same_kind(expected[k], state[k])]
     if wrong:
-        raise IntegrityError(f"{path}: {len(wrong)} weights do not fit the recipe, e.g. {wrong[0]}")
+        raise IntegrityError(
+            f"{path}: {len(wrong)} weights do not fit the recipe, e.g. {shown(wrong[0])}"
+        )
     if bad := not_finite(state):
         raise IntegrityError(f"{path}: weights are not finite, e.g. {bad}")
     with torch.no_grad():

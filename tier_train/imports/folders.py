@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from tier_infer.errors import IntegrityError, UsageError
+from tier_train.checkpoint import shown
 from tier_train.imports.keymaps import CXR_BERT, convert
-from tier_train.imports.weights import load_safetensors, load_table, plain_state, shown
+from tier_train.imports.weights import load_safetensors, load_table, plain_state
 from tier_train.recipe import Recipe, recipe_from
 from tier_train.towers.clip_text import BYTES, clip_letters
 from tier_train.towers.text_encoder import TextEncoder

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tier_infer.errors import IntegrityError
-from tier_train.imports.weights import shown
+from tier_train.checkpoint import shown
 
 COUNTER = ".num_batches_tracked"
 

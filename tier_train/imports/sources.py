@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tier_infer.errors import IntegrityError, UsageError
 from tier_infer.geometry import GEOMETRIES
-from tier_train.checkpoint import Checkpoint, flat_state
+from tier_train.checkpoint import Checkpoint, flat_state, shown
 from tier_train.imports import keymaps
 from tier_train.imports.folders import (
     HEAD,
@@ -28,7 +28,7 @@ from tier_train.imports.folders import (
 )
 from tier_train.imports.images import biovil_image, image_shapes, torchvision_trunk
 from tier_train.imports.keymaps import KeyMap, convert, guess, layers
-from tier_train.imports.weights import TIER_CLASSES, load_table, plain_state, shown
+from tier_train.imports.weights import TIER_CLASSES, load_table, plain_state
 from tier_train.model import DualEncoder
 from tier_train.recipe import Recipe, recipe_from
 from tier_train.start import digest

@@ -18,13 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from tier_infer.errors import IntegrityError, UsageError
-from tier_train.checkpoint import not_stored
+from tier_train.checkpoint import not_stored, shown
 
 DTYPES = (torch.float32, torch.float16, torch.int64)  # of published weights and counters
 WRAPPERS = ("model_state_dict", "state_dict", "model", "state")  # the last is ours
 PREFIXES = ("module.", "model.")  # DataParallel and Lightning put them before every key
 
-LONGEST = 80  # characters of a name that a message shows
 SCALARS = {"f4": "<f", "f8": "<d", "i8": "<q"}  # NumPy's code → that of struct
 
 
@@ -154,9 +153,3 @@ def _check_hollow(path: Path, state: dict[str, Tensor]) -> None:
     claimed = sum(value.numel() * value.element_size() for value in state.values())
     if claimed > 2 * path.stat().st_size:  # twice: tied weights are stored once
         raise IntegrityError(f"{path}: its weights claim {claimed} bytes, more than the file holds")
-
-
-def shown(name: str) -> str:
-    """A name out of a file for a message: printable and short, so that none can forge a line."""
-    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name[: LONGEST + 1])
-    return plain if len(plain) <= LONGEST else plain[: LONGEST - 1] + "…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,27 @@ def test_some_images_may_be_missing(tmp_path: Path) -> None:
     assert read_chexpert(table).rows[-1].image_path == f"valid/{ONE}"
 
 
+def test_the_split_is_the_folder_of_the_patients(tmp_path: Path) -> None:
+    base = tmp_path / "test"  # above the release; Path may be absolute
+    text = f"Path,Edema\n{base}/valid/{ONE},1\n"
+    table = _write(base, "valid.csv", text, "valid")
+    assert [(r.split, r.patient) for r in read_chexpert(table).rows] == [("val", "patient64541")]
+
+
+def test_a_name_too_long_for_a_file_is_not_told(tmp_path: Path) -> None:
+    long = f"valid/patient64541/study1/{'v' * 300}.jpg"
+    table = _write(tmp_path, "valid.csv", f"Path,Edema\n{long},1\nvalid/{TWO},0\n", "valid")
+    dataset = read_chexpert(table)
+    assert len(dataset.rows) == 2
+    nul = replace(dataset.rows[0], image_path="valid/patient64541/\0.jpg")
+    for row in (dataset.rows[0], nul):
+        with pytest.raises(
+            UsageError, match=r"line 2 of valid\.csv: the file can't be op"
+        ) as caught:
+            load_pictures(dataset, [row], "chexpert-jpg", GEOMETRIES["small-112"])
+        assert "patient64541" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -87,6 +109,10 @@ def test_some_images_may_be_missing(tmp_path: Path) -> None:
         (f"Path,Edema\nvalid/{ONE},maybe\n", "line 2: a label is not 1.0, 0.0, -1.0 or empty"),
         ("Path,Edema\nvalid/view1_frontal.jpg,1\n", "line 2: Path is not like CheXpert-v1.0/valid"),
         ("Path,Edema\npatient1/study1/view1_frontal.jpg,1\n", "line 2: Path is not like"),
+        (f"Path,Edema\nvalid/{ONE},1\nvalid/{ONE},0\n", "lines 2 and 3 name the same image"),
+        (f"Path,Edema\ntrain/{ONE},1\nvalid/{ONE},0\n", "train in line 2 and val in line 3"),
+        (f"Path,Edema,Edema\nvalid/{ONE},1,0\n", "column 3 has no name or that of another"),
+        (f",Path,Edema\n0,valid/{ONE},1\n", "column 1 has no name"),
         ("Path,Edema\nC/valid/patient1/study1/a.jpg,1\n", "none of the first 1 images.*`val`"),
     ],
 )

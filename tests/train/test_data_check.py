@@ -151,15 +151,16 @@ def test_a_cache_is_compared_with_its_digests(site: Path) -> None:
     result = _data("cache", "root", "-o", "cache", "--recipe", "small", "--workers", "1")
     assert result.exit_code == 0, result.output
     assert "next: tier-train run --data cache:cache" in result.stdout
-    assert _json("cache", "--set", "batch_size=8")["pairs"] == 46
-    told = _data("check", "cache", "--set", "batch_size=8").stdout
+    small = ("--recipe", "small", "--set", "batch_size=8")
+    assert _json("cache", *small)["pairs"] == 46
+    told = _data("check", "cache", *small).stdout
     assert "note      left out, no report: 1 (first: line 4)" in told
     pixels = site / "cache/pixels-00000.u8"
     pixels.write_bytes(pixels.read_bytes()[:-1] + b"\0")
-    found = _json("cache:cache", "--set", "batch_size=8", code=2)
+    found = _json("cache:cache", *small, code=2)
     assert "pixels-00000.u8 is not as written" in found["problems"][0]["what"]
     assert _data("cache", "root", "-o", "cache", "--recipe", "small").exit_code == 0
-    assert _json("cache", "--set", "batch_size=8")["ready"]
+    assert _json("cache", *small)["ready"]
 
 
 def test_the_cache_command_takes_the_recipe_of_the_paper(site: Path) -> None:

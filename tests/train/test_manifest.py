@@ -174,6 +174,48 @@ def test_laterals_are_declared(folder: Path) -> None:
     assert _read(folder, text).views == ("frontal", "lateral")
 
 
+@pytest.mark.parametrize(
+    ("words", "view"),
+    [
+        ("AP,PA,frontal,ap supine,AP_SUPINE,AP_horizontal,antero-posterior,Posteroanterior", "f"),
+        ("Portable AP,PA view,AP semi-erect,postero anterior", "f"),
+        ("lateral,LL,RL,L,LAT,LLD,Left lateral,LATERAL_LEFT,xtable lateral", "l"),
+        (" ,", ""),
+    ],
+)
+def test_words_for_views(folder: Path, words: str, view: str) -> None:
+    head = HEAD.strip() + ",view\n"
+    rows = _read(folder, head + "".join(f"a.png,p,train,x,{word}\n" for word in words.split(",")))
+    name = {"f": "frontal", "l": "lateral", "": ""}[view]
+    assert [row.view for row in rows.rows] == [name] * len(words.split(","))
+
+
+@pytest.mark.parametrize("word", ["yes", "side", "AP lateral", "oblique", "1", "APLL", "AP;PA"])
+def test_another_word_for_a_view_is_refused(folder: Path, word: str) -> None:
+    head = HEAD.strip() + ",view\n"
+    with pytest.raises(UsageError, match="line 3: view is no word for frontal") as caught:
+        _read(folder, head + f"a.png,p,train,x,PA\na.png,q,train,x,{word}\n")
+    assert f"view is {word}" not in str(caught.value)
+
+
+@pytest.mark.parametrize("other", ["a.png", "./a.png", "x/../a.png", " a.png "])
+def test_an_image_in_two_splits_is_refused(folder: Path, other: str) -> None:
+    (folder / "x").mkdir(exist_ok=True)
+    with pytest.raises(UsageError, match="one image stands in two splits: train in line 2, val in"):
+        _read(folder, HEAD + f"a.png,p,train,x\n{other},q,val,x\n")
+    assert len(_read(folder, HEAD + f"a.png,p,train,x\n{other},q,train,x\n").rows) == 2
+
+
+@pytest.mark.parametrize("ids", [("7", "007"), ("7", "7.0"), ("0", "00"), ("jo-1", "JO-1")])
+def test_a_patient_of_two_spellings_in_two_splits_is_refused(
+    folder: Path, ids: tuple[str, str]
+) -> None:
+    with pytest.raises(UsageError, match=r"two splits.*leading zeros or \.0"):
+        _read(folder, HEAD + f"a.png,{ids[0]},train,x\na.jpg,{ids[1]},val,x\n")
+    others = _read(folder, HEAD + "a.png,70,train,x\na.jpg,7,val,x\neq0.jpg,1.5,test,x\n")
+    assert [row.patient for row in others.rows] == ["70", "7", "1.5"]
+
+
 @pytest.mark.parametrize("cells", [("x", "x"), ("minmax", "mimic-jpg"), ("minmax", "")])
 def test_the_intensity_column_holds_one_preset(folder: Path, cells: tuple[str, str]) -> None:
     head = HEAD.strip() + ",intensity\n"

@@ -163,7 +163,9 @@ def test_reports_of_other_line_ends_and_bytes_are_read(tmp_path: Path) -> None:
     root = write_tree(tmp_path, plain(2), packed=False, pictures=False)
     for path in root.rglob("s*.txt"):
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n").replace(b"Edema", b"\xd6dem"))
-    assert [row.text for row in _read(root).rows] == ["\ufffddem 0.", "\ufffddem 1."]
+    dataset = _read(root)
+    assert dataset.notes[0] == "report is not UTF-8, read as Latin-1: 2 (first: line 2)"
+    assert [row.text for row in dataset.rows] == ["\xd6dem 0.", "\xd6dem 1."]
 
 
 def test_the_newer_table_and_the_unpacked_one_come_first(tmp_path: Path) -> None:

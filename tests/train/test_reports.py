@@ -7,6 +7,9 @@ them. The other expectations are worked out by hand from those programs.
 from __future__ import annotations
 
 import json
+import random
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +79,34 @@ def test_tier_rewrites_tags_times_and_lines() -> None:
     assert impression(report, "tier") == expected
     swallowed = "IMPRESSION: Seen [**2101-3-4**] at [**Hospital 12**]."
     assert impression(swallowed, "tier") == "seen HOSPITAL.", "their pattern reaches back"
+
+
+# The tags of the released Report_Parser.py, as patterns in its order.
+PUBLISHED = {
+    "LOC": "location|address|university|country|state|unit number",
+    "DATE": "year|month|day|date",
+    "NAME": "name|initial|dictator|attending",
+}
+PIECES = ("[**", "**]", "*", "]", "[", "name", "dayear", "initial", "state", " ", "\n", "12")
+
+
+def test_tier_tags_are_found_as_the_published_patterns_find_them() -> None:
+    rng = random.Random(0)
+    for _ in range(3000):
+        text = expected = "".join(rng.choices(PIECES, k=rng.randint(1, 14)))
+        for word, tag in PUBLISHED.items():
+            expected = re.sub(rf"\[\*\*.*(?:{tag}).*?\*\*\]", word, expected)
+        expected = re.sub(r"\[\*\*\d{4}\*\*\]", "DATE", expected)  # the only dates of these pieces
+        expected = re.sub(r"\[\*\*.*\*\*\]", "OTHER", expected)
+        found = impression(f"impression:x{text}", "tier")
+        again = impression(f"impression:x{expected}", "tier")  # which finds no tag any more
+        assert found.lower() == again.lower(), text
+
+
+def test_tier_reads_a_hostile_line_in_linear_time() -> None:
+    start = time.process_time()
+    impression("IMPRESSION: " + "[**name" * 20_000, "tier")  # as patterns: 0.5 s for 400, cubic
+    assert time.process_time() - start < 2
 
 
 def test_studies_that_the_publishers_cut_by_hand() -> None:

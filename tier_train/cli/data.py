@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,10 +115,9 @@ def cache(
     )
     for note in facts["notes"]:
         click.echo(note, err=True)
-    click.echo(
-        f"wrote {facts['pictures']} pictures to {output}; next: tier-train run --data "
-        f"cache:{output} --recipe {recipe}"
-    )
+    again = ["tier-train", "run", "--data", f"cache:{output}", "--recipe", recipe]
+    again += [word for override in overrides for word in ("--set", override)]
+    click.echo(f"wrote {facts['pictures']} pictures to {output}; next: {shlex.join(again)}")
 
 
 @data.command(context_settings=CONTEXT)

@@ -6,6 +6,8 @@ import csv
 import gzip
 import hashlib
 import io
+import os
+import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,16 +16,26 @@ from tier_infer.errors import UsageError
 from tier_train.data.dataset import Row
 
 Lines = Iterator[tuple[int, list[str]]]  # line in the file and its cells
+MAX_LINE, MAX_TABLE = 2**20, 2**30  # characters; MIMIC-CXR's largest table has 60 million
 LABEL_VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": None, "-1.0": None, "": None}
 
 
 def read_table(path: Path, required: Sequence[str]) -> tuple[list[str], Lines]:
     """The columns, and rows of as many cells.
 
-    Raises UsageError for a missing file or column and, while reading, for a damaged one.
+    Raises UsageError for a missing file or column, two columns of one name or one without, and,
+    while reading, for a damaged file or one too long to be such a table.
     """
     rows = _rows(path)
     _, columns = next(rows, (0, []))
+    odd = [
+        at for at, name in enumerate(columns, 1) if not name.strip() or name in columns[: at - 1]
+    ]
+    if odd:
+        raise UsageError(
+            f"{path}: column {odd[0]} has no name or that of another; fetch the table again, or "
+            "leave the column out"
+        )
     missing = [column for column in required if column not in columns]
     if missing:
         raise UsageError(
@@ -55,9 +67,11 @@ def rows_digest(rows: Sequence[Row]) -> str:
 def _rows(path: Path) -> Lines:
     at, width = 0, 0
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise UsageError(f"{path} is no regular file")
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as data:
             text = io.TextIOWrapper(data, encoding="utf-8-sig", newline="")
-            reader = csv.reader(text, strict=True)
+            reader = csv.reader(_short_lines(path, text), strict=True)
             for row in reader:
                 at = reader.line_num
                 width = width or len(row)
@@ -76,3 +90,16 @@ def _rows(path: Path) -> Lines:
         ) from None
     except OSError as error:
         raise UsageError(f"{path} can't be opened: {error.strerror}") from None
+
+
+def _short_lines(path: Path, text: io.TextIOWrapper) -> Iterator[str]:
+    """So that a small archive can't fill the memory, or be read for hours."""
+    total = 0
+    while line := text.readline(MAX_LINE + 1):
+        total += len(line)
+        if len(line) > MAX_LINE or total > MAX_TABLE:
+            raise UsageError(
+                f"{path} has a line of more than {MAX_LINE} characters, or more than {MAX_TABLE} "
+                "in all; that is no table of this dataset, fetch it again"
+            )
+        yield line

@@ -2,12 +2,12 @@
 
 plan.json          what is to be written: source, its digest, short side and filter, recipe keys
 pixels-00000.u8    pictures one after the other, one byte per pixel, row by row
-pixels-00000.npy   int64 [n, 4]: line in the source's table, offset, height, width
+pixels-00000.npy   int64 [n, 5]: line in the source's table, offset, height, width, CRC-32
 pixels-00000.json  digests and sizes of these two and of the files they come from, who was left out
 rows.csv           line, split, view, patient, text and labels of every picture, in the same order
 left_out.csv       line and reason of every image that could not be decoded
-cache.json         the plan, the digests of the rest and its counts. It comes last: without it
-                   there is no cache yet
+cache.json         the plan, the digests of the rest and of itself, counts. It comes last: without
+                   it there is no cache yet
 
 Patients are running numbers and no path or id of the source is kept. Equal inputs, equal bytes.
 """
@@ -15,7 +15,9 @@ Patients are running numbers and no path or id of the source is kept. Equal inpu
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,13 +27,16 @@ from numpy.typing import NDArray
 
 from tier_infer.errors import IntegrityError, UsageError
 from tier_infer.geometry import Geometry
+from tier_infer.intensity import PRESETS
 from tier_train.data.big_tables import known_labels, read_table
 from tier_train.data.dataset import Dataset, Row
 from tier_train.recipe import Recipe
 
-FORMAT = "tier-cache/1"
+FORMAT = "tier-cache/2"
 COLUMNS = ("line", "split", "view", "patient", "text")
 LABEL = "label:"  # before the names of the label columns
+KEYS = ("impressions", "split_by", "split_seed", "views")  # of the recipe, in a plan
+SPLITS, VIEWS = ("train", "val", "test"), ("frontal", "lateral")
 RESIZED_BY = ("resize", "rule", "filter", "high_byte")  # the geometry's part in a cached picture
 
 
@@ -52,8 +57,13 @@ def read_cache(folder: Path, recipe: Recipe) -> Dataset:
     rows = []
     for index, (line, cells) in enumerate(lines):
         number, split, view, patient, text = (cells[i] for i in at)
+        numbers = number.isdecimal() and patient.isdecimal()
+        if split not in SPLITS or view not in ("", *VIEWS) or not numbers:
+            raise _damaged(table)
         known = known_labels(table, line, cells, labels)
         rows.append(Row(str(index), split, text, known, int(number), patient, view))
+    if len(rows) != facts["pictures"]:
+        raise _damaged(table)
     plan = facts["plan"]
     return Dataset(
         path=folder,
@@ -78,22 +88,80 @@ def read_facts(folder: Path) -> tuple[dict[str, Any], bytes]:
             )
         raise UsageError(f"{folder} holds no cache.json; `tier-train data cache` writes a cache")
     raw = _bytes(folder / "cache.json")
-    try:
-        facts = json.loads(raw)
-        known = facts["plan"]["format"] == FORMAT and len(facts["shards"]) > 0
-    except (ValueError, TypeError, LookupError):
-        raise _damaged(folder / "cache.json") from None
-    if not known:
+    facts = read_json(raw)
+    plan = facts.get("plan")
+    if isinstance(plan, dict) and plan.get("format", FORMAT) != FORMAT:
         raise UsageError(f"{folder} is no cache of format {FORMAT}; write it again elsewhere")
+    if not is_sealed(facts) or not _is_whole(facts):
+        raise _damaged(folder / "cache.json")
     return facts, raw
+
+
+def read_json(raw: bytes) -> dict[str, Any]:
+    """{} where it is no JSON object."""
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def sealed(facts: dict[str, Any]) -> dict[str, Any]:
+    """With a digest of itself, as a changed digit would otherwise still be a fact."""
+    return facts | {"sha256": hashlib.sha256(json_bytes(facts)).hexdigest()}
+
+
+def is_sealed(facts: dict[str, Any]) -> bool:
+    body = {key: value for key, value in facts.items() if key != "sha256"}
+    return facts == sealed(body)
+
+
+def _is_whole(facts: dict[str, Any]) -> bool:
+    """All fields there, of their types and among what is allowed."""
+    try:
+        plan, shards, views, notes = (facts[k] for k in ("plan", "shards", "views", "notes"))
+        recipe, resized = plan["recipe"], plan["resized"]
+        texts = [facts["rows_sha256"], *(plan["source"][k] for k in ("kind", "name", "sha256"))]
+        counts = [plan["images"], plan["shard"], facts["pictures"], len(shards)]
+        counts += [shard[k] for shard in shards for k in ("bytes", "pictures")]
+        texts += [shard[k] for shard in shards for k in ("pixels_sha256", "index_sha256")]
+        return (
+            all(isinstance(text, str) for text in [*texts, *notes])
+            and all(type(count) is int and count >= 0 for count in [*counts, facts["left_out"]])
+            and min(counts[:4]) > 0
+            and [shard["number"] for shard in shards] == list(range(len(shards)))
+            and set(recipe) <= set(KEYS)
+            and "views" in recipe
+            and all(type(value) is type(getattr(Recipe(), key)) for key, value in recipe.items())
+            and set(resized) == set(RESIZED_BY)
+            and plan["intensity"] in PRESETS
+            and isinstance(views, list)
+            and len(views) > 0
+            and set(views) <= set(VIEWS)
+        )
+    except (TypeError, LookupError, AttributeError):
+        return False
 
 
 def cached_pictures(
     dataset: Dataset, rows: list[Row], intensity: str, geometry: Geometry
 ) -> CachedPictures:
-    """Refuses a geometry or an intensity preset that the cache was not written for."""
+    """Refuses a geometry or an intensity preset that the cache was not written for, and a cache
+    where rows and pictures do not belong together."""
+    check_use(dataset, intensity, geometry)
     facts, _ = read_facts(dataset.path)
-    plan = facts["plan"]
+    tables = [read_index(dataset.path, shard) for shard in facts["shards"]]
+    table = np.concatenate(tables)
+    at = np.array([int(row.image_path) for row in dataset.rows], np.int64)
+    lines = np.array([row.number for row in dataset.rows], np.int64)
+    if len(table) != facts["pictures"] or not np.array_equal(table[at, 0], lines):
+        raise _damaged(dataset.path / "cache.json")
+    table[:, 0] = np.repeat(np.arange(len(tables)), [len(t) for t in tables])
+    return CachedPictures(dataset.path, table[[int(row.image_path) for row in rows]])
+
+
+def check_use(dataset: Dataset, intensity: str, geometry: Geometry) -> None:
+    plan = read_facts(dataset.path)[0]["plan"]
     wanted = {key: getattr(geometry, key) for key in RESIZED_BY}
     if plan["resized"] != wanted:
         raise UsageError(
@@ -106,26 +174,24 @@ def cached_pictures(
             f"the cache in {dataset.path} was written with intensity {plan['intensity']}, the "
             f"recipe names {intensity}; leave it out, or write another cache"
         )
-    table = np.concatenate([_index(dataset.path, shard) for shard in facts["shards"]])
-    if len(table) != facts["pictures"]:
-        raise _damaged(dataset.path / "cache.json")
-    return CachedPictures(dataset.path, table[[int(row.image_path) for row in rows]])
 
 
 class CachedPictures:
-    """uint8 [h, w] copied out of the mapped files."""
+    """uint8 [h, w] copied out of the mapped files and compared with its checksum."""
 
     def __init__(self, folder: Path, places: NDArray[np.int64]) -> None:
         self.folder = folder
-        self.places = places  # int64 [N, 4]: shard, offset, height, width
+        self.places = places  # int64 [N, 5]: shard, offset, height, width, CRC-32
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        shard, offset, height, width = self.places[index].tolist()
-        flat = self._maps[shard][offset : offset + height * width]
-        return np.array(flat).reshape(height, width)
+        shard, offset, height, width, checksum = self.places[index].tolist()
+        flat = np.array(self._maps[shard][offset : offset + height * width])
+        if zlib.crc32(flat.data) != checksum:
+            raise _damaged(pixels_path(self.folder, shard))
+        return flat.reshape(height, width)
 
     @cached_property
     def _maps(self) -> dict[int, NDArray[np.uint8]]:
@@ -142,20 +208,25 @@ def pixels_path(folder: Path, number: int, suffix: str = ".u8") -> Path:
 
 
 def json_bytes(table: dict[str, Any]) -> bytes:
-    return json.dumps(table, indent=1, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(table, indent=1, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
 
 
-def _index(folder: Path, shard: dict[str, Any]) -> NDArray[np.int64]:
-    """int64 [n, 4]: shard, offset, height, width. Sizes are compared, so a map never ends early."""
-    number = shard["number"]
-    path = pixels_path(folder, number, ".npy")
-    if hashlib.sha256(_bytes(path)).hexdigest() != shard["index_sha256"]:
+def read_index(folder: Path, shard: dict[str, Any]) -> NDArray[np.int64]:
+    """int64 [n, 5] of one shard: line, offset, height, width, CRC-32.
+
+    Raises IntegrityError where it is not as written, or its pictures do not fill the file exactly:
+    so a map never ends early.
+    """
+    path, pixels = (pixels_path(folder, shard["number"], s) for s in (".npy", ".u8"))
+    raw = _bytes(path)
+    if hashlib.sha256(raw).hexdigest() != shard["index_sha256"]:
         raise _damaged(path)
-    pixels = pixels_path(folder, number)
-    if not pixels.is_file() or pixels.stat().st_size != shard["bytes"]:
+    table: NDArray[np.int64] = np.load(io.BytesIO(raw), allow_pickle=False)
+    sizes = table[:, 2] * table[:, 3]
+    if len(table) != shard["pictures"] or not np.array_equal(table[:, 1], sizes.cumsum() - sizes):
+        raise _damaged(path)
+    if not pixels.is_file() or not sizes.sum() == pixels.stat().st_size == shard["bytes"]:
         raise _damaged(pixels)
-    table: NDArray[np.int64] = np.load(path, allow_pickle=False)
-    table[:, 0] = number
     return table
 
 
@@ -163,7 +234,7 @@ def _check_recipe(written: dict[str, Any], recipe: Recipe, folder: Path) -> None
     for key, value in written.items():
         asked = getattr(recipe, key)
         # laterals can still be left out, unless that changes who is held out
-        narrower = key == "views" and value == "all" and written["split_by"] != "released_code"
+        narrower = key == "views" and value == "all" and written.get("split_by") != "released_code"
         if asked != value and not narrower:
             raise UsageError(
                 f"the cache in {folder} was written with {key} = {value!r}, the recipe has "

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import multiprocessing
 import os
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,10 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from tier_infer.errors import RefusedImage, UsageError
+from tier_infer.errors import IntegrityError, RefusedImage, UsageError
 from tier_infer.files import sync_folder, write_atomic
 from tier_infer.geometry import Geometry
-from tier_train.data.cache import json_bytes, pixels_path
+from tier_train.data.cache import (
+    is_sealed,
+    json_bytes,
+    pixels_path,
+    read_index,
+    read_json,
+    sealed,
+)
 from tier_train.data.dataset import Dataset
 from tier_train.data.pictures import decode
 
@@ -67,17 +74,23 @@ def _stamp(path: Path) -> str:
 
 
 def kept_shard(job: Job) -> dict[str, Any] | None:
-    """The facts of a shard that is there, whole and of these images; else None."""
-    pixels, index, facts = (
-        pixels_path(job.folder, job.number, s) for s in (".u8", ".npy", ".json")
-    )
+    """The facts of a shard that is there, whole and of these images; else None.
+
+    Its pictures and those left out must be exactly the job's, or a picture got another's text.
+    """
     try:
-        known: dict[str, Any] = json.loads(facts.read_bytes())
-        with pixels.open("rb") as file:
-            same = hashlib.file_digest(file, "sha256").hexdigest() == known["pixels_sha256"]
-        same &= hashlib.sha256(index.read_bytes()).hexdigest() == known["index_sha256"]
-        return known if same and known["inputs"] == job.inputs else None
-    except (OSError, ValueError, LookupError, TypeError):
+        known = read_json(pixels_path(job.folder, job.number, ".json").read_bytes())
+        if not is_sealed(known) or known["inputs"] != job.inputs or known["number"] != job.number:
+            return None
+        lines = read_index(job.folder, known)[:, 0].tolist()
+        gone = {line for line, _ in known["left_out"]}
+        if lines != [line for line, _ in job.images if line not in gone]:
+            return None
+        if len(lines) + len(known["left_out"]) != len(job.images):
+            return None
+        same = file_digest(pixels_path(job.folder, job.number)) == known["pixels_sha256"]
+        return known if same else None
+    except (OSError, ValueError, LookupError, TypeError, IntegrityError):
         return None
 
 
@@ -117,8 +130,15 @@ def _follow(parent: int) -> None:
 
 def write_shard(job: Job) -> dict[str, Any]:
     """Its three files, the facts last; returns the facts."""
+    temporary = job.folder / f".{pixels_path(job.folder, job.number).name}.{os.getpid()}.tmp"
+    try:
+        return _write_shard(job, temporary)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_shard(job: Job, temporary: Path) -> dict[str, Any]:
     pixels = pixels_path(job.folder, job.number)
-    temporary = job.folder / f".{pixels.name}.{os.getpid()}.tmp"
     table, left_out, digest, at = [], [], hashlib.sha256(), 0
     with temporary.open("wb") as file:
         for line, path in job.images:
@@ -130,16 +150,16 @@ def write_shard(job: Job) -> dict[str, Any]:
             data = grey.tobytes()
             digest.update(data)
             file.write(data)
-            table.append((line, at, *grey.shape))
+            table.append((line, at, *grey.shape, zlib.crc32(data)))
             at += len(data)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(pixels)
     sync_folder(job.folder)
     index = io.BytesIO()
-    np.save(index, np.array(table, np.int64).reshape(-1, 4))
+    np.save(index, np.array(table, np.int64).reshape(-1, 5))
     write_atomic(pixels_path(job.folder, job.number, ".npy"), index.getvalue())
-    facts = {
+    facts: dict[str, Any] = {
         "number": job.number,
         "inputs": job.inputs,
         "pixels_sha256": digest.hexdigest(),
@@ -148,5 +168,6 @@ def write_shard(job: Job) -> dict[str, Any]:
         "pictures": len(table),
         "left_out": left_out,
     }
+    facts = sealed(facts)
     write_atomic(pixels_path(job.folder, job.number, ".json"), json_bytes(facts))
     return facts

@@ -1,14 +1,16 @@
 """Writes a cache: shards in parallel, each whole or not there; the same call goes on after a kill.
 
 A shard is kept when its pixels have their digest and the images it came from are of the same size
-and time as then. So a mended image is decoded again, and nothing else.
+and time as then. So a mended image is decoded again, and nothing else. One that was exchanged for
+another of the same size and time is not seen.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
-import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,10 +21,24 @@ from tier_infer.errors import UsageError
 from tier_infer.files import write_atomic
 from tier_infer.geometry import Geometry
 from tier_infer.tables import csv_text
-from tier_train.data.cache import COLUMNS, FORMAT, LABEL, RESIZED_BY, json_bytes
+from tier_train.data.cache import (
+    COLUMNS,
+    FORMAT,
+    LABEL,
+    RESIZED_BY,
+    json_bytes,
+    read_index,
+    read_json,
+    sealed,
+)
 from tier_train.data.cache_shards import kept_shard, shard_jobs, write_shards
 from tier_train.data.dataset import Dataset, Row
 from tier_train.recipe import Recipe
+
+try:
+    import fcntl
+except ImportError:  # Windows: it has no such locks, two writers are then the user's to keep apart
+    fcntl = None  # type: ignore[assignment]
 
 SHARD = 1024  # pictures, about 80 MB at a short side of 256
 MAX_BAD = 0.05  # share of the images that may be left out without --skip-bad
@@ -46,10 +62,59 @@ def write_cache(
     """Writes what is missing of the cache in `folder`; returns the content of its cache.json.
 
     Raises UsageError when the folder holds something else, the disk is too small or more than
-    MAX_BAD of the images are refused.
+    MAX_BAD of the images are refused, when another process writes there, or the disk gets full.
     """
+    if not dataset.rows:
+        raise UsageError(f"{dataset.path} holds no pair, so there is nothing to cache")
     plan = _plan(dataset, recipe, geometry, intensity, shard)
-    _claim(folder, plan)
+    with contextlib.ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.callback(os.close, _lock(folder))
+        except OSError as error:
+            raise UsageError(f"-o {folder} can't be made ({error.strerror})") from None
+        _claim(folder, plan)
+        try:
+            return _write(dataset, folder, plan, geometry, workers, skip_bad, say)
+        except OSError as error:
+            raise UsageError(
+                f"{folder} can't be written ({error.strerror}), {_size(_free(folder))} are free "
+                "without the half file; make room, and the same command goes on where it stopped"
+            ) from None
+        finally:
+            _tidy(folder)
+
+
+def _lock(folder: Path) -> int:
+    """A handle that keeps other processes out until it is closed, also by a kill."""
+    handle = os.open(folder, os.O_RDONLY) if fcntl else os.open(os.devnull, os.O_RDONLY)
+    try:
+        if fcntl:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(handle)
+            raise UsageError(
+                f"another process is writing in {folder}; wait for it, or choose another folder"
+            ) from None  # other errors: a file system without locks
+    return handle
+
+
+def _tidy(folder: Path) -> None:
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def _write(
+    dataset: Dataset,
+    folder: Path,
+    plan: dict[str, Any],
+    geometry: Geometry,
+    workers: int,
+    skip_bad: bool,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    intensity, shard = plan["intensity"], plan["shard"]
     jobs = list(shard_jobs(dataset, folder, geometry, intensity, shard))
     done = {job.number: kept for job in jobs if (kept := kept_shard(job)) is not None}
     todo = [job for job in jobs if job.number not in done]
@@ -72,7 +137,7 @@ def write_cache(
 def _plan(
     dataset: Dataset, recipe: Recipe, geometry: Geometry, intensity: str, shard: int
 ) -> dict[str, Any]:
-    keys: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ("views",)
     if dataset.kind == "mimic":
         seeded = ("split_seed",) if recipe.split_by == "patients" else ()
         keys = ("impressions", "split_by", *seeded, "views")
@@ -90,29 +155,22 @@ def _plan(
 def _claim(folder: Path, plan: dict[str, Any]) -> None:
     """Writes the plan into a new folder; refuses a folder with another plan or other things."""
     path = folder / "plan.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        found = json.loads(path.read_bytes()) if path.is_file() else None
-    except OSError as error:
-        raise UsageError(f"-o {folder} can't be made ({error.strerror})") from None
-    except ValueError:
-        found = {}
+    found = read_json(path.read_bytes()) if path.is_file() else None
     if found is None and any(folder.iterdir()):
         raise UsageError(f"-o {folder} is not empty and holds no cache; choose another folder")
     if found is not None and found != plan:
-        changed = [key for key in plan if found.get(key) != plan[key]]
+        changed = [key for key in plan if found.get(key) != plan[key]] or ["version"]
         raise UsageError(
             f"-o {folder} holds a cache of another {', '.join(changed)}; choose another folder, or "
             "delete this one"
         )
-    for left in folder.glob(".*.tmp"):  # of a run that was killed
-        left.unlink()
+    _tidy(folder)  # after a run that was killed
     write_atomic(path, json_bytes(plan))
 
 
 def _check_disk(folder: Path, count: int, geometry: Geometry, say: Callable[[str], None]) -> None:
     aspect = ASPECT if geometry.rule == "short-side" else 1.0
-    need, free = round(count * geometry.resize**2 * aspect), shutil.disk_usage(folder).free
+    need, free = round(count * geometry.resize**2 * aspect), _free(folder)
     if count:
         say(f"{count} pictures need about {_size(need)} in {folder}, {_size(free)} are free")
     if need > free:
@@ -120,6 +178,10 @@ def _check_disk(folder: Path, count: int, geometry: Geometry, say: Callable[[str
             f"the disk of {folder} has {_size(free)} free, the cache needs about {_size(need)}; "
             "choose another disk with -o, or smaller pictures with --size"
         )
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
 
 
 def _size(count: float) -> str:
@@ -162,15 +224,16 @@ def _finish(
     dataset: Dataset, folder: Path, plan: dict[str, Any], shards: list[dict[str, Any]]
 ) -> dict[str, Any]:
     left_out = [entry for facts in shards for entry in facts["left_out"]]
-    gone = {line for line, _ in left_out}
-    rows = [row for row in dataset.rows if row.number not in gone]
+    by_line = {row.number: row for row in dataset.rows}
+    # Of the lines that the pictures were written with: nothing else pairs them with texts.
+    rows = [by_line[line] for facts in shards for line in read_index(folder, facts)[:, 0].tolist()]
     if not rows:
         raise UsageError(f"all {len(left_out)} images are refused, the first: {left_out[0][1]}")
     table = csv_text(_table(rows, dataset.label_columns)).encode()
     write_atomic(folder / "rows.csv", table)
     write_atomic(folder / "left_out.csv", csv_text([("line", "reason"), *left_out]).encode())
     bad = [f"left out, image refused: {len(left_out)} (see left_out.csv)"] if left_out else []
-    facts = {
+    facts: dict[str, Any] = {
         "plan": plan,
         "rows_sha256": hashlib.sha256(table).hexdigest(),
         "pictures": len(rows),
@@ -179,6 +242,7 @@ def _finish(
         "notes": [*dataset.notes, *bad],
         "shards": [{key: facts[key] for key in KEPT} for facts in shards],
     }
+    facts = sealed(facts)
     write_atomic(folder / "cache.json", json_bytes(facts))
     return facts
 

@@ -10,11 +10,13 @@ nothing; the validation images may lie in `valid` or `val`. 1 and 0 count, -1 an
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from tier_infer.errors import UsageError
 from tier_train.data.big_tables import known_labels, read_table, rows_digest
 from tier_train.data.dataset import Dataset, Row
+from tier_train.data.pictures import is_file
 
 PATH, VIEW = "Path", "Frontal/Lateral"
 NO_LABELS = (PATH, VIEW, "Sex", "Age", "AP/PA")
@@ -28,14 +30,25 @@ def read_chexpert(table: Path) -> Dataset:
     labels = [(i, c) for i, c in enumerate(columns) if c not in NO_LABELS]
     path_at, view_at = columns.index(PATH), columns.index(VIEW) if VIEW in columns else None
     rows = []
+    seen: dict[str, int] = {}
+    splits: dict[str, tuple[str, int]] = {}
     for line, cells in lines:
         path, known = cells[path_at], known_labels(table, line, cells, labels)
         folder = path.split("/")
-        split = next((SPLITS[part] for part in folder if part in SPLITS), "")
-        patient = next((part for part in folder if part.startswith("patient")), "")
-        if not split or not patient:
+        # Folders above the release may have any name, so the one before the patient's decides.
+        pairs = [p for p in pairwise(folder) if p[0] in SPLITS and p[1].startswith("patient")]
+        if not pairs:
             raise UsageError(
                 f"{table} line {line}: Path is not like CheXpert-v1.0/valid/patient…/study1/….jpg"
+            )
+        split, patient = SPLITS[pairs[-1][0]], pairs[-1][1]
+        if seen.setdefault(path, line) != line:
+            raise UsageError(f"{table} lines {seen[path]} and {line} name the same image")
+        first, first_line = splits.setdefault(patient, (split, line))
+        if first != split:
+            raise UsageError(
+                f"{table}: one patient stands in two splits, {first} in line {first_line} and "
+                f"{split} in line {line}; scores on such a split would be too good"
             )
         words = (folder[-1] if view_at is None else cells[view_at]).lower()
         view = next((v for v in ("frontal", "lateral") if v in words), "")
@@ -60,7 +73,7 @@ def _found(table: Path, rows: list[Row]) -> list[Row]:
     """The rows with paths that lead from the table's folder to the images."""
     for row in rows[:TRIED]:
         for kind, path in enumerate(_places(row.image_path)):
-            if (table.parent / path).is_file():
+            if is_file(table.parent / path):
                 return [replace(row, image_path=_places(row.image_path)[kind]) for row in rows]
     raise UsageError(
         f"none of the first {len(rows[:TRIED])} images of {table} is found; its Path column was "

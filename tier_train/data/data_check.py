@@ -7,15 +7,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tier_infer.errors import RefusedImage
+from tier_infer.errors import IntegrityError, RefusedImage, UsageError
 from tier_infer.geometry import GEOMETRIES
 from tier_infer.tables import read_csv
-from tier_train.data.cache import pixels_path, read_facts
+from tier_train.data.cache import cached_pictures, pixels_path, read_facts
 from tier_train.data.cache_shards import file_digest
 from tier_train.data.dataset import Dataset, Row
 from tier_train.data.datasets import open_counted
 from tier_train.data.manifest import REQUIRED, SPLITS, resolve_intensity
-from tier_train.data.mimic import EMPTY, LATERAL, NO_LABELS, NO_REPORT, NO_SPLIT, Tally
+from tier_train.data.mimic import (
+    EMPTY,
+    LATERAL,
+    NO_LABELS,
+    NO_REPORT,
+    NO_SPLIT,
+    NO_TEXT,
+    NOT_UTF8,
+    TOO_LONG,
+    TWO_REPORTS,
+    Tally,
+)
 from tier_train.data.pictures import decode, is_file, place
 from tier_train.recipe import Recipe
 
@@ -30,6 +41,10 @@ FIXES = {
     EMPTY: "nothing to do: by these rules the report has no impression; see --set impressions=…",
     NO_SPLIT: "fetch the split table again, or --set split_by=patients",
     LATERAL: "nothing to do: --set views=all keeps laterals",
+    NO_TEXT: "unpack mimic-cxr-reports.zip again: it holds NUL or replacement characters",
+    TOO_LONG: "unpack mimic-cxr-reports.zip again: no report of it is that long",
+    NOT_UTF8: "look at the report, or unpack mimic-cxr-reports.zip again",
+    TWO_REPORTS: "delete the wrong one; that of reports=DIR is read before that of ROOT",
 }
 
 
@@ -61,7 +76,7 @@ def check_dataset(spec: str, recipe: Recipe) -> Findings:
     dataset, tally = open_counted(spec, recipe, skip_bad=True)
     if dataset.kind == "cache":
         missing, decoded = [], len(dataset.rows)
-        broken = list(_damaged_shards(dataset))
+        broken = [*_unusable(dataset, recipe), *_damaged_shards(dataset)]
     else:
         missing = list(_missing(dataset))
         gone = {row.number for row in missing}
@@ -73,6 +88,9 @@ def check_dataset(spec: str, recipe: Recipe) -> Findings:
     problems += _unfit(dataset, recipe)
     for reason, count in tally.counts.items():
         what = f"line {tally.first[reason]}: {reason} ({count} images, left out)"
+        problems.append(Problem(what, FIXES[reason], False))
+    for reason, count in tally.kept.items():
+        what = f"line {tally.first[reason]}: {reason} ({count} images)"
         problems.append(Problem(what, FIXES[reason], False))
     ordered = sorted(problems, key=lambda problem: not problem.stops)
     return Findings(dataset, tally, len(missing), decoded, tuple(ordered))
@@ -113,6 +131,8 @@ def as_text(found: Findings) -> Iterator[str]:
         yield f"left out  {count}: {reason}"
     if name["kind"] == "cache":  # told by the source when it was written
         yield from (f"note      {note}" for note in facts["notes"])
+    else:
+        yield from (note for note in facts["notes"] if note.startswith("tables: "))
     yield f"pictures  {facts['missing']} missing, {facts['decoded']} looked into"
     width = max(map(len, facts["labels"]), default=5)
     yield f"{'label':<{width}}  positive  negative   unknown"
@@ -155,6 +175,17 @@ def _refused(dataset: Dataset, rows: list[Row], recipe: Recipe) -> Iterator[Prob
             decode(dataset.folder / row.image_path, intensity, GEOMETRIES[recipe.geometry])
         except RefusedImage as refusal:
             yield Problem(f"{place(dataset, row)}: {refusal}", MEND, True)
+
+
+def _unusable(dataset: Dataset, recipe: Recipe) -> Iterator[Problem]:
+    """What a run would refuse before its first step."""
+    try:
+        intensity, _ = resolve_intensity(dataset, recipe.intensity)
+        cached_pictures(dataset, list(dataset.rows), intensity, GEOMETRIES[recipe.geometry])
+    except UsageError as error:
+        yield Problem(str(error), "name the run's --recipe and --set here too", True)
+    except IntegrityError as error:
+        yield Problem(str(error), "give the data cache command again", True)
 
 
 def _damaged_shards(dataset: Dataset) -> Iterator[Problem]:

@@ -48,6 +48,8 @@ def open_counted(spec: str, recipe: Recipe, skip_bad: bool = False) -> tuple[Dat
 
 def _frontal(dataset: Dataset, tally: Tally) -> Dataset:
     rows = [r for r in dataset.rows if tally.keep(r.view != "lateral", LATERAL, r.number)]
+    if not rows:
+        raise UsageError(f"{dataset.path} holds laterals only; --set views=all keeps them")
     return replace(
         dataset,
         rows=tuple(rows),

@@ -4,7 +4,7 @@ image_path   relative to the CSV's folder; DICOM, PNG or JPEG
 patient_id   any text; a patient stands in one split only
 split        train, val or test
 text         optional: the impression; without it a caption is made of the labels
-view         optional: `lateral` for laterals
+view         optional: AP, PA or frontal, LL, RL or lateral, and such words; empty means unknown
 intensity    optional: how DICOM pixels became the 8 bits of these images (tier_infer.intensity)
 any other    a label column if its cells are 1, 0 or empty; empty means unknown, not negative
 """
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import posixpath
+import re
 from pathlib import Path
 
 from tier_infer.errors import RefusedImage, UsageError
@@ -26,28 +28,38 @@ REQUIRED = ("image_path", "patient_id", "split")
 OPTIONAL = ("text", "view", "intensity")
 SPLITS = ("train", "val", "test")
 
+FRONTAL = re.compile(  # antero-posterior, ap supine, AP_HORIZONTAL, portable frontal view, …
+    "((chest|portable|mobile) )*(ap|pa|frontal|(antero|postero) ?(anterior|posterior))"
+    "( (view|supine|erect|horizontal|upright|portable|mobile|sitting|standing|semi|semierect))*"
+)
+LATERAL = re.compile(
+    "(chest )?(l|r|ll|rl|lld|rld|lat|((left|right|l|r|xtable|cross table) )?(lateral|lat)"
+    "( (left|right|l|r))?)( (view|erect|upright|horizontal|decubitus))*"
+)
+
 
 def read_manifest(path: Path, skip_bad: bool = False) -> Dataset:
     """Raises UsageError for anything that would train on other pairs than the user meant."""
     raw, columns, table = read_csv(path, REQUIRED)
     _check_splits(table)
+    _check_images(table)
+    views = {number: _view(number, cells) for number, cells in table}
     labels = [c for c in columns if c not in REQUIRED + OPTIONAL and _is_label(c, table)]
     _check_label_names(labels)
     present = _drop_missing(path, table, skip_bad)
     gone = len(table) - len(present)
     notes = (f"{gone} of {len(table)} rows left out: no image at their path",) if gone else ()
     table = present
-    rows = tuple(_row(number, cells, labels) for number, cells in table)
+    rows = tuple(_row(number, cells, labels, views[number]) for number, cells in table)
     empty = [row.number for row in rows if not row.caption(0, 0)]
     if empty:
         raise UsageError(
             f"{len(empty)} manifest rows have neither text nor label, the first is line {empty[0]}"
         )
-    lateral = any(_is_lateral(cells) for _, cells in table)
-    views = ("frontal", "lateral") if lateral else ("frontal",)
+    sides = ("frontal", "lateral") if any(r.view == "lateral" for r in rows) else ("frontal",)
     digest = hashlib.sha256(raw).hexdigest()
     name = f"{path.parent.resolve().name}/{path.name}"
-    return Dataset(path, name, rows, tuple(labels), _intensity(table), views, digest, notes=notes)
+    return Dataset(path, name, rows, tuple(labels), _intensity(table), sides, digest, notes=notes)
 
 
 def resolve_intensity(manifest: Dataset, named: str) -> tuple[str, str]:
@@ -87,11 +99,30 @@ def _check_splits(table: Lines) -> None:
             )
         if not patient:
             raise UsageError(f"manifest line {number}: patient_id is empty")
-        first_split, first_line = seen.setdefault(patient, (split, number))
+        first_split, first_line = seen.setdefault(_same_patient(patient), (split, number))
         if first_split != split:  # the id itself is not printed
             raise UsageError(
                 f"one patient stands in two splits: {first_split} in line {first_line}, "
-                f"{split} in line {number}; scores on such a split would be too good"
+                f"{split} in line {number}; scores on such a split would be too good (ids that "
+                "differ only in case, leading zeros or .0 are one patient's)"
+            )
+
+
+def _same_patient(name: str) -> str:
+    """A spreadsheet makes 7 or 7.0 of 007."""
+    number = re.fullmatch(r"0*(\d+)(\.0+)?", name, re.ASCII)
+    return number[1] if number else name.casefold()
+
+
+def _check_images(table: Lines) -> None:
+    seen: dict[str, tuple[str, int]] = {}
+    for number, cells in table:
+        split, path = cells["split"].strip(), posixpath.normpath(cells["image_path"].strip())
+        first_split, first_line = seen.setdefault(path, (split, number))
+        if first_split != split:
+            raise UsageError(
+                f"one image stands in two splits: {first_split} in line {first_line}, {split} in "
+                f"line {number}; scores on such a split would be too good"
             )
 
 
@@ -137,7 +168,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _row(number: int, cells: dict[str, str], labels: list[str]) -> Row:
+def _row(number: int, cells: dict[str, str], labels: list[str], view: str) -> Row:
     known = {c: int(float(cells[c])) for c in labels if cells[c].strip()}
     return Row(
         image_path=cells["image_path"].strip(),
@@ -146,12 +177,19 @@ def _row(number: int, cells: dict[str, str], labels: list[str]) -> Row:
         labels=known,
         number=number,
         patient=cells["patient_id"].strip(),
-        view="lateral" if _is_lateral(cells) else (cells.get("view") or "").strip() and "frontal",
+        view=view,
     )
 
 
-def _is_lateral(cells: dict[str, str]) -> bool:
-    return (cells.get("view") or "").strip().lower() in ("lateral", "ll", "rl")
+def _view(number: int, cells: dict[str, str]) -> str:
+    word = " ".join(re.split(r"[\s_-]+", (cells.get("view") or "").strip().lower()))
+    for name, pattern in (("", ""), ("frontal", FRONTAL), ("lateral", LATERAL)):
+        if re.fullmatch(pattern, word):
+            return name
+    raise UsageError(
+        f"manifest line {number}: view is no word for frontal (AP, PA, frontal, AP supine, …) or "
+        "lateral (LL, RL, lateral, …); leave it empty where it is not known"
+    )
 
 
 def _intensity(table: Lines) -> str:

@@ -13,11 +13,15 @@ no pair: the paper's 377,095 images are those that have them. Nor is one without
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import stat
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,9 +32,9 @@ from tier_train.data.mimic_tables import (
     Image,
     Study,
     find_table,
+    official_splits,
     read_images,
     read_labels,
-    read_splits,
 )
 from tier_train.data.reports import impression
 from tier_train.recipe import Recipe
@@ -41,13 +45,20 @@ READERS, BATCH = 16, 256  # threads and reports per turn: a network file system 
 
 NO_LABELS, NO_REPORT = "no row in the chexpert table", "no report"
 EMPTY, NO_SPLIT, LATERAL = "empty impression", "no row in the split table", "lateral view"
+NO_TEXT, TOO_LONG = "report is no text", "report or impression too long"
+NOT_UTF8, TWO_REPORTS = "report is not UTF-8, read as Latin-1", "two reports that differ"
+
+MAX_REPORT = 2**20  # bytes; MIMIC-CXR's longest has 10 thousand
+MAX_IMPRESSION = 131_071  # characters, as much as a cell of a CSV table may hold
+ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
 @dataclass
 class Tally:
-    """What is no pair, and why."""
+    """What is no pair, and why; what is one, but worth a word."""
 
     counts: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
     first: dict[str, int] = field(default_factory=dict)  # reason → line in the metadata table
 
     def keep(self, good: bool, reason: str, line: int) -> bool:
@@ -56,11 +67,22 @@ class Tally:
             self.first.setdefault(reason, line)
         return good
 
+    def note(self, reason: str, line: int) -> None:
+        self.kept[reason] += 1
+        self.first.setdefault(reason, line)
+
     def notes(self) -> tuple[str, ...]:
-        return tuple(
-            f"left out, {reason}: {count} (first: line {self.first[reason]})"
-            for reason, count in self.counts.items()
-        )
+        told = [(f"left out, {reason}", reason, n) for reason, n in self.counts.items()]
+        told += [(reason, reason, n) for reason, n in self.kept.items()]
+        return tuple(f"{words}: {n} (first: line {self.first[r]})" for words, r, n in told)
+
+
+class Report(NamedTuple):
+    """A study's text, or why it has none."""
+
+    text: str
+    reason: str = ""  # NO_REPORT, NO_TEXT, TOO_LONG or EMPTY; "" for a text
+    words: tuple[str, ...] = ()  # NOT_UTF8, TWO_REPORTS
 
 
 def read_mimic(root: Path, recipe: Recipe, reports: Path | None = None) -> tuple[Dataset, Tally]:
@@ -70,13 +92,15 @@ def read_mimic(root: Path, recipe: Recipe, reports: Path | None = None) -> tuple
     exists is not looked at: data check and data cache do that.
     """
     tally = Tally()
-    columns, labels = read_labels(find_table(root, "chexpert"))
+    names = ("chexpert", "metadata", *(("split",) if recipe.split_by == "official" else ()))
+    tables = {name: find_table(root, name) for name in names}
+    columns, labels = read_labels(tables["chexpert"])
     images = [
         image
-        for image in read_images(find_table(root, "metadata"))
+        for image in read_images(tables["metadata"])
         if tally.keep((image.subject, image.study) in labels, NO_LABELS, image.line)
     ]
-    splits = _splits(root, images, recipe)
+    splits = _splits(tables, images, recipe)
     images = [
         image
         for image in images
@@ -87,11 +111,13 @@ def read_mimic(root: Path, recipe: Recipe, reports: Path | None = None) -> tuple
     rows = []
     prefix = "files/" if (root / "files").is_dir() else ""
     for line, dicom, subject, study, view in images:
-        text = texts[subject, study]
-        if tally.keep(text is not None, NO_REPORT, line) and tally.keep(bool(text), EMPTY, line):
+        found = texts[subject, study]
+        if tally.keep(not found.reason, found.reason, line):
+            for word in found.words:
+                tally.note(word, line)
             path = f"{prefix}{_folder(subject)}/s{study}/{dicom}.jpg"
             known = labels[subject, study]
-            rows.append(Row(path, splits[dicom], text or "", known, line, subject, view))
+            rows.append(Row(path, splits[dicom], found.text, known, line, subject, view))
     if not rows:
         raise UsageError(_nothing(root, reports, tally))
     views = ("frontal", "lateral") if any(r.view == "lateral" for r in rows) else ("frontal",)
@@ -104,7 +130,7 @@ def read_mimic(root: Path, recipe: Recipe, reports: Path | None = None) -> tuple
         views=views,
         sha256=rows_digest(rows),
         kind="mimic",
-        notes=tally.notes(),
+        notes=(*tally.notes(), "tables: " + ", ".join(t.name for t in tables.values())),
     )
     return dataset, tally
 
@@ -119,10 +145,10 @@ def _is_seen(image: Image, recipe: Recipe) -> bool:
     return recipe.views == "all" or image.view == "frontal"
 
 
-def _splits(root: Path, images: list[Image], recipe: Recipe) -> dict[str, str]:
+def _splits(tables: dict[str, Path], images: list[Image], recipe: Recipe) -> dict[str, str]:
     """dicom_id → train, val or test."""
     if recipe.split_by == "official":
-        return read_splits(find_table(root, "split"))
+        return official_splits(tables["split"], images)
     if recipe.split_by == "released_code":  # leaves laterals out before it splits
         images = [image for image in images if _is_seen(image, recipe)]
         order = np.random.RandomState(RELEASED_SEED).permutation
@@ -136,30 +162,64 @@ def _splits(root: Path, images: list[Image], recipe: Recipe) -> dict[str, str]:
     return {image.dicom: "val" if image.subject in val else "train" for image in images}
 
 
-def _texts(images: list[Image], folders: list[Path], rules: str) -> dict[Study, str | None]:
-    """study → its impression, "" where it has none, None where it has no report."""
-    studies = list(dict.fromkeys((image.subject, image.study) for image in images))
+def _texts(images: list[Image], folders: list[Path], rules: str) -> dict[Study, Report]:
+    lines: dict[Study, int] = {}  # where each study stands first
+    for image in images:
+        lines.setdefault((image.subject, image.study), image.line)
+    studies = list(lines)
     batches = [studies[i : i + BATCH] for i in range(0, len(studies), BATCH)]
     places = [str(folder) for folder in folders]
 
-    def read(batch: list[Study]) -> list[tuple[Study, str | None]]:
-        reports = [(study, _report(places, *study)) for study in batch]
-        return [(s, None if r is None else impression(r, rules, s[1])) for s, r in reports]
+    def read(batch: list[Study]) -> list[tuple[Study, Report]]:
+        return [(study, _report(places, study, lines[study], rules)) for study in batch]
 
     with ThreadPoolExecutor(READERS) as pool:
         return dict(pair for batch in pool.map(read, batches) for pair in batch)
 
 
-def _report(folders: list[str], subject: str, study: str) -> str | None:
-    for folder in folders:
-        for place in (f"s{study}.txt", f"s{study}/s{study}.txt"):
-            try:
-                with open(f"{folder}/{_folder(subject)}/{place}", "rb") as file:
-                    text = file.read().decode("utf-8", errors="replace")
-            except OSError:
-                continue
-            return text.replace("\r\n", "\n").replace("\r", "\n")
-    return None
+def _report(folders: list[str], study: Study, line: int, rules: str) -> Report:
+    """The first place's; all are opened, since of two that differ one is wrong."""
+    subject, number = study
+    names = (f"s{number}.txt", f"s{number}/s{number}.txt")
+    found = [
+        _bytes(f"{root}/{_folder(subject)}/{name}", line) for root in folders for name in names
+    ]
+    raw = [data for data in found if data is not None]
+    if not raw:
+        return Report("", NO_REPORT)
+    words = (TWO_REPORTS,) if len(set(raw)) > 1 else ()
+    if len(raw[0]) > MAX_REPORT:
+        return Report("", TOO_LONG)
+    try:
+        text = raw[0].decode()
+    except UnicodeDecodeError:
+        text, words = raw[0].decode("latin-1"), (*words, NOT_UTF8)
+    if "\0" in text or "\ufffd" in text:  # UTF-16, or damaged where it was converted
+        return Report("", NO_TEXT)
+    text = impression(text.replace("\r\n", "\n").replace("\r", "\n"), rules, number)
+    if len(text) > MAX_IMPRESSION:
+        return Report("", TOO_LONG)
+    return Report(text, "" if text else EMPTY, words)
+
+
+def _bytes(path: str, line: int) -> bytes | None:
+    """None only where there is no such file: a report that can't be read would be a pair less."""
+    try:
+        with open(path, "rb", buffering=0, opener=_no_wait) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "no regular file")
+            return file.read(MAX_REPORT + 1)
+    except OSError as error:
+        if error.errno in ABSENT:
+            return None
+        raise UsageError(
+            f"the report of line {line} of the metadata table can't be read ({error.strerror}); "
+            "mend it, or take it away to leave its images out"
+        ) from None
+
+
+def _no_wait(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would be waited for
 
 
 def _folder(subject: str) -> str:

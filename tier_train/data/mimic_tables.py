@@ -5,7 +5,8 @@ Messages name the table and its line; ids that stand there go no further than in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from tier_train.data.big_tables import known_labels, read_table
 IDS = ("dicom_id", "subject_id", "study_id")
 FRONTAL = ("AP", "PA")
 SPLIT_NAMES = {"train": "train", "validate": "val", "test": "test"}
+
+NUMBER = re.compile("[1-9][0-9]{0,18}")  # one spelling each, or a patient could be two
 
 Study = tuple[str, str]  # subject_id, study_id
 
@@ -27,30 +30,60 @@ class Image(NamedTuple):
     view: str
 
 
+class Official(NamedTuple):
+    line: int  # in the split table
+    split: str  # train, val or test
+    study: Study
+
+
 def find_table(root: Path, name: str) -> Path:
-    """The plain file before the packed one, the newer version before the older."""
-    found = sorted(root.glob(f"mimic-cxr-2.*-{name}.csv"))
-    found = found or sorted(root.glob(f"mimic-cxr-2.*-{name}.csv.gz"))
+    """The newer version before the older, the plain file before the packed one.
+
+    Both are refused where one can't be the other: an interrupted gunzip leaves a shorter table.
+    """
+    pattern = re.compile(rf"mimic-cxr-2\.(\d+)\.(\d+)-{name}\.csv(?:\.gz)?", re.ASCII)
+    found: dict[tuple[int, ...], list[Path]] = {}
+    for path in root.glob(f"mimic-cxr-2.*-{name}.csv*"):
+        if match := pattern.fullmatch(path.name):
+            found.setdefault(tuple(map(int, match.groups())), []).append(path)
     if not found:
         raise UsageError(
             f"{root} holds no mimic-cxr-2.*-{name}.csv or .csv.gz; the root of MIMIC-CXR-JPG is "
             "the folder with these tables and with files/p10 … files/p19"
         )
-    return found[-1]
+    plain, *packed = sorted(found[max(found)])
+    if packed and _unpacked_size(packed[0]) != plain.stat().st_size % 2**32:
+        raise UsageError(
+            f"{plain} is not as long as {packed[0].name} unpacked; delete the one that is not whole"
+        )
+    return plain
+
+
+def _unpacked_size(path: Path) -> int:
+    """Bytes modulo 2**32, as the last four of a gzip file say (RFC 1952)."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4))
+        return int.from_bytes(file.read(), "little")
 
 
 def read_images(table: Path) -> Iterator[Image]:
     columns, rows = read_table(table, (*IDS, "ViewPosition"))
     dicom, subject, study, view = (columns.index(c) for c in (*IDS, "ViewPosition"))
     seen: dict[str, int] = {}
+    patients: dict[str, str] = {}
     for line, cells in rows:
         image = Image(line, cells[dicom], cells[subject], cells[study], "frontal")
-        if not image.dicom.replace("-", "").isalnum():
+        if not (image.dicom.isascii() and image.dicom.replace("-", "").isalnum()):
             raise UsageError(f"{table} line {line}: dicom_id is no file name")
         _check_numbers(table, line, image.subject, image.study)
         if seen.setdefault(image.dicom, line) != line:
             raise UsageError(f"{table} lines {seen[image.dicom]} and {line} name the same image")
-        yield image if cells[view] in FRONTAL else image._replace(view="lateral")
+        if patients.setdefault(image.study, image.subject) != image.subject:
+            raise UsageError(
+                f"{table} line {line}: the study is another patient's in a line before"
+            )
+        frontal = cells[view].strip().upper() in FRONTAL
+        yield image if frontal else image._replace(view="lateral")
 
 
 def read_labels(table: Path) -> tuple[tuple[str, ...], dict[Study, dict[str, int]]]:
@@ -68,27 +101,50 @@ def read_labels(table: Path) -> tuple[tuple[str, ...], dict[Study, dict[str, int
 
 
 def _check_numbers(table: Path, line: int, subject: str, study: str) -> None:
-    """They make file names, so nothing but digits may be in them."""
-    if not (subject.isdecimal() and study.isdecimal()):
+    """They make file names and tell patients apart, so nothing but digits may be in them."""
+    if not (NUMBER.fullmatch(subject) and NUMBER.fullmatch(study)):
         raise UsageError(f"{table} line {line}: subject_id or study_id is no number")
 
 
-def read_splits(table: Path) -> dict[str, str]:
-    """dicom_id → train, val or test, as published; refuses a patient in two of them."""
+def read_splits(table: Path) -> dict[str, Official]:
+    """dicom_id → where the publisher has it; refuses a patient in two splits."""
     columns, rows = read_table(table, (*IDS, "split"))
-    dicom, subject, split = (columns.index(c) for c in ("dicom_id", "subject_id", "split"))
-    splits: dict[str, str] = {}
-    seen: dict[str, tuple[str, int]] = {}
+    dicom, subject, study, split = (columns.index(c) for c in (*IDS, "split"))
+    splits: dict[str, Official] = {}
+    seen: dict[str, Official] = {}
     for line, cells in rows:
         name = SPLIT_NAMES.get(cells[split], "")
         if not name:
             raise UsageError(f"{table} line {line}: split is not one of {', '.join(SPLIT_NAMES)}")
-        first, first_line = seen.setdefault(cells[subject], (name, line))
-        if first != name:
+        _check_numbers(table, line, cells[subject], cells[study])
+        row = Official(line, name, (cells[subject], cells[study]))
+        first = seen.setdefault(cells[subject], row)
+        if first.split != name:
             raise UsageError(
-                f"{table}: one patient stands in two splits, {first} in line {first_line} and "
-                f"{name} in line {line}; scores on such a split would be too good. Fetch the "
+                f"{table}: one patient stands in two splits, {first.split} in line {first.line} "
+                f"and {name} in line {line}; scores on such a split would be too good. Fetch the "
                 "publisher's table again, or train with --set split_by=patients"
             )
-        splits[cells[dicom]] = name
+        if splits.setdefault(cells[dicom], row) is not row:
+            raise UsageError(
+                f"{table} lines {splits[cells[dicom]].line} and {line} name the same image"
+            )
+    return splits
+
+
+def official_splits(table: Path, images: Iterable[Image]) -> dict[str, str]:
+    """dicom_id → train, val or test. Patients are apart in the split table, so they are in the
+    metadata too once both tables name the same one for each image."""
+    published = read_splits(table)
+    splits: dict[str, str] = {}
+    for image in images:
+        row = published.get(image.dicom)
+        if row is None:
+            continue
+        if row.study != (image.subject, image.study):
+            raise UsageError(
+                f"{table} line {row.line} names another patient or study than line {image.line} of "
+                "the metadata table for the same image; fetch both tables again"
+            )
+        splits[image.dicom] = row.split
     return splits

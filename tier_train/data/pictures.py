@@ -8,7 +8,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from tier_infer.errors import RefusedImage, UsageError
+from tier_infer.errors import FailedImage, RefusedImage, UsageError
 from tier_infer.geometry import Geometry, resized
 from tier_infer.images import load_image
 from tier_train.data.cache import cached_pictures
@@ -79,6 +79,8 @@ class DecodedPictures:
 
 def decode(path: Path, intensity: str, geometry: Geometry) -> NDArray[np.uint8]:
     """uint8 [h, w] as the geometry resizes it; raises RefusedImage."""
+    if "\0" in str(path):
+        raise FailedImage("unreadable", "the file can't be opened (no name of a file)")
     return resized(load_image(path, intensity, high_byte=geometry.high_byte).grey, geometry)
 
 

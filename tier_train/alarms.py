@@ -54,7 +54,7 @@ def collapse_alarm(clip: float, patch_entropy: float, recipe: Recipe, step: int)
     if recipe.schedule != "constant" and step <= round(recipe.warmup * recipe.steps):
         return ""
     chance, patches = math.log(recipe.batch_size), grid_side(recipe) ** 2
-    if clip > chance - 0.02:
+    if clip > chance - 0.005:
         return f"CLIP loss {clip:.3f} is that of guessing, ln {recipe.batch_size} = {chance:.3f}"
     highest = math.log(patches)
     if patch_entropy > highest - 1e-3 / max(1.0, recipe.entropy_temperature) ** 2:

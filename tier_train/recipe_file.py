@@ -37,7 +37,8 @@ def load_recipe(source: str, overrides: list[str], unregularized: bool = False) 
         )
     if unregularized:
         table |= {"lambda_patch": 0.0, "lambda_token": 0.0}
-    recipe = recipe_from(table | {"name": path.stem})
+    name = path.stem + ("-unregularized" if unregularized else "")
+    recipe = recipe_from(table | {"name": name})
     _check_start(recipe)
     return recipe
 

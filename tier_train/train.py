@@ -83,6 +83,10 @@ def train(
     say(f"{dataset.name}: {len(pairs.rows)} train and {len(others.rows)} val pairs")
     if validation:
         refuse_shared_patients(dataset, pairs.rows, source, others.rows, say)
+    say(
+        f"recipe {recipe.name}: lambda_patch {recipe.lambda_patch:g}, lambda_token "
+        f"{recipe.lambda_token:g}, {recipe.steps} steps of {recipe.batch_size}, seed {recipe.seed}"
+    )
     check = Validation(source, others, recipe, say)
     facts = {
         "data": dataset.name,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tier_infer.errors import UsageError
 from tier_infer.geometry import GEOMETRIES, center_crop
+from tier_infer.label_sets import load_label_set
 from tier_train.data.dataset import Dataset, Row, truth_table, validation_labels
 from tier_train.loss import tier_loss
 from tier_train.model import DualEncoder
@@ -79,6 +80,10 @@ class Validation:
         """Raises UsageError when the recipe selects by what these rows can't tell."""
         self.pairs = pairs
         self.labels, columns = validation_labels(dataset, recipe.prompts)
+        known = {label.id for label in load_label_set(recipe.prompts).labels}
+        plain = [label.id for label in self.labels.labels if label.id not in known]
+        if plain:
+            say(f"set {recipe.prompts} has no prompts for {', '.join(plain)}: 'X is present.' asks")
         self.truth = truth_table(pairs.rows, columns)
         silent = [name for name, y in self.truth.items() if not {0.0, 1.0} <= set(y.tolist())]
         if silent:

@@ -110,7 +110,7 @@ def test_missing_and_corrupt_images_stop_a_run(site: Path) -> None:
     assert result.exit_code == 2
     assert result.stdout.count("problem   ") == 5, "the first five"
     assert "… and 7 more; --json lists all" in result.stdout
-    assert result.stdout.splitlines()[-1] == "not ready: 9 problems stop a run"
+    assert result.stdout.splitlines()[-1] == "not ready: 9 problems to mend first"
 
 
 def test_the_recipe_decides_what_a_pair_is(site: Path) -> None:
@@ -166,6 +166,8 @@ def test_a_cache_is_compared_with_its_digests(site: Path) -> None:
 def test_the_cache_command_takes_the_recipe_of_the_paper(site: Path) -> None:
     result = _data("cache", "root", "-o", "cache", "--workers", "2")
     assert result.exit_code == 0, result.output
+    asked = "--recipe paper --set image_file=FILE --set text_folder=DIR"
+    assert result.stdout.strip().endswith(asked), "what run will ask for"
     plan = json.loads((site / "cache/plan.json").read_bytes())
     assert plan["resized"]["resize"] == 256
     assert plan["recipe"]["impressions"] == "mimic"

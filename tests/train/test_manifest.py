@@ -78,6 +78,17 @@ def test_an_empty_cell_is_unknown_not_negative(folder: Path) -> None:
     np.testing.assert_array_equal(table["nodule"], np.array([np.nan, 0], np.float32))
 
 
+def test_what_is_not_read_of_a_manifest_is_told(folder: Path) -> None:
+    """A misspelt `text` would train on captions of the labels, without a word."""
+    text = "image_path,patient_id,split,impression,age,Edema\n"
+    manifest = _read(folder, text + "a.png,p,train,Edema.,40,1\na.jpg,q,train,Clear.,50,0\n")
+    assert manifest.notes == (
+        "2 of 2 rows have no text: captions are made of their labels",
+        "columns not used: impression, age",
+    )
+    assert _read(folder, HEAD + "a.png,p,train,x\n").notes == ()
+
+
 def test_one_odd_cell_in_a_label_column_is_an_error(folder: Path) -> None:
     rows = [f"a.png,p{i},train,x,{i % 2}\n" for i in range(20)]
     rows[12] = "a.png,p12,train,x,yes\n"

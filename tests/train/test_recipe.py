@@ -165,7 +165,8 @@ def test_unregularized_zeroes_both_lambdas_and_nothing_else(name: str) -> None:
     plain, twin = load_recipe(name, needed), load_recipe(name, needed, unregularized=True)
     assert (plain.lambda_patch > 0) == (name != "unregularized")
     assert (plain.lambda_token > 0) == (name != "unregularized")
-    assert twin == dataclasses.replace(plain, lambda_patch=0.0, lambda_token=0.0)
+    named = f"{name}-unregularized"  # so that the bundles of the two can be told apart
+    assert twin == dataclasses.replace(plain, name=named, lambda_patch=0.0, lambda_token=0.0)
 
 
 def test_the_unregularized_recipe_is_the_papers_twin() -> None:

@@ -117,6 +117,8 @@ def cache(
         click.echo(note, err=True)
     again = ["tier-train", "run", "--data", f"cache:{output}", "--recipe", recipe]
     again += [word for override in overrides for word in ("--set", override)]
+    if recipe_starts_from_files(recipe, overrides):
+        again += ["--set", "image_file=FILE", "--set", "text_folder=DIR"]
     click.echo(f"wrote {facts['pictures']} pictures to {output}; next: {shlex.join(again)}")
 
 
@@ -141,3 +143,14 @@ def phantoms(output: str, seed: int, n_train: int, n_val: int, n_test: int, debu
     click.echo(
         f"wrote {sum(counts.values())} phantoms and {manifest}; next: cd {output} && tier-train run"
     )
+
+
+def recipe_starts_from_files(recipe: str, overrides: tuple[str, ...]) -> bool:
+    """Whether `run` will ask for published weights that this command had no need of."""
+    from tier_train.recipe_file import load_recipe
+
+    try:
+        load_recipe(recipe, list(overrides))
+    except UsageError:
+        return True
+    return False

@@ -24,12 +24,16 @@ RECIPE = click.option(
     help="small, demo, paper, released_code, unregularized or a TOML file.",
 )
 SET = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a recipe key; tier_train/recipe.py explains them.",
 )
 VALIDATE = click.option(
     "--validate-on",
     metavar="KIND:PATH",
-    help="Another dataset for validation: manifest:FILE.csv (its val split) or chexpert:valid.csv.",
+    help="Another dataset, whose val rows validate: the same kinds, e.g. chexpert:valid.csv.",
 )
 SKIP_BAD = click.option(
     "--skip-bad", is_flag=True, help="Leave out rows whose image is missing or refused."
@@ -106,7 +110,9 @@ def run(
     areas = checkpoint.training["val_auc"]
     for label, area in areas.items():
         click.echo(f"val AUC {label:<24} {area:.3f}")
-    click.echo(f"wrote {output}; next: tier-export --fp16 {output}")
+    kept = checkpoint.recipe.keep_best
+    of = f" (step {checkpoint.training['step']}, the best of those kept)" if kept else ""
+    click.echo(f"wrote {output}{of}; next: tier-export --fp16 {output}")
     if checkpoint.alarm:
         click.echo(f"tier-train: collapse alarm: {checkpoint.alarm}", err=True)
 

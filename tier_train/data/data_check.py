@@ -146,7 +146,11 @@ def as_text(found: Findings) -> Iterator[str]:
         yield f"{'':<8}  … and {len(found.problems) - SHOWN} more; --json lists all"
     stops = sum(problem.stops for problem in found.problems)
     purpose = "train on" if found.dataset.split("train") else "validate on"
-    yield f"ready to {purpose}" if found.ready else f"not ready: {stops} problems stop a run"
+    yield (
+        f"ready to {purpose}"
+        if found.ready
+        else f"not ready: {stops} problem{'s' * (stops > 1)} to mend first"
+    )
 
 
 def _views(dataset: Dataset) -> Counter[str]:

@@ -48,7 +48,7 @@ def read_manifest(path: Path, skip_bad: bool = False) -> Dataset:
     _check_label_names(labels)
     present = _drop_missing(path, table, skip_bad)
     gone = len(table) - len(present)
-    notes = (f"{gone} of {len(table)} rows left out: no image at their path",) if gone else ()
+    notes = [f"{gone} of {len(table)} rows left out: no image at their path"] if gone else []
     table = present
     rows = tuple(_row(number, cells, labels, views[number]) for number, cells in table)
     empty = [row.number for row in rows if not row.caption(0, 0)]
@@ -56,10 +56,18 @@ def read_manifest(path: Path, skip_bad: bool = False) -> Dataset:
         raise UsageError(
             f"{len(empty)} manifest rows have neither text nor label, the first is line {empty[0]}"
         )
+    mute = sum(not row.text for row in rows)
+    if mute:
+        notes.append(f"{mute} of {len(rows)} rows have no text: captions are made of their labels")
+    unused = [c for c in columns if c and c not in (*REQUIRED, *OPTIONAL, *labels)]
+    if unused:
+        notes.append(f"columns not used: {', '.join(unused)}")
     sides = ("frontal", "lateral") if any(r.view == "lateral" for r in rows) else ("frontal",)
     digest = hashlib.sha256(raw).hexdigest()
     name = f"{path.parent.resolve().name}/{path.name}"
-    return Dataset(path, name, rows, tuple(labels), _intensity(table), sides, digest, notes=notes)
+    return Dataset(
+        path, name, rows, tuple(labels), _intensity(table), sides, digest, notes=tuple(notes)
+    )
 
 
 def resolve_intensity(manifest: Dataset, named: str) -> tuple[str, str]:

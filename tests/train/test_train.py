@@ -159,6 +159,16 @@ def test_a_step_in_bfloat16_is_finite(fit: Callable[..., Fit]) -> None:
     assert all(v.dtype != torch.bfloat16 for v in flat_state(checkpoint.model).values())
 
 
+def test_a_run_says_what_it_is(folder: Path, tmp_path: Path) -> None:
+    """Two logs can be told apart, and a label that the asked set has no prompts for is named."""
+    lines: list[str] = []
+    changes = {"steps": 1, "lambda_patch": 0.25, "prompts": "pneumonia"}
+    run(folder, tmp_path / "x.pt", changes, say=lines.append)
+    assert "lambda_patch 0.25, lambda_token 0.1, 1 steps of" in "".join(lines)
+    (line,) = (line for line in lines if "set pneumonia has no prompts for" in line)
+    assert "edema" in line
+
+
 def test_another_dataset_may_be_validated_on(folder: Path, tmp_path: Path) -> None:
     other = read_manifest(make_folder(tmp_path / "other", {"val": 12}, 40) / "manifest.csv")
     lines: list[str] = []

@@ -42,8 +42,9 @@ def test_films_of_16_bit_become_8_as_the_geometry_says(
 ) -> None:
     with Image.open(sorted((DATA / "nih").glob("*.jpg"))[0]) as film:
         deep = np.asarray(film).astype(np.uint16)[:, 40:] * 257
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    lines = "image_path,patient_id,split,edema\ndeep.png,1,test,1\ndeep.png,2,train,0\n"
+    for name in ("deep.png", "other.png"):
+        Image.fromarray(deep).save(tmp_path / name)
+    lines = "image_path,patient_id,split,edema\ndeep.png,1,test,1\nother.png,2,train,0\n"
     (tmp_path / "films.csv").write_text(lines)
     crops = manifest_crops(tmp_path / "films.csv", seen_as(checkpoint, geometry))
     grey = deep >> 8 if geometry.startswith("chexzero") else np.minimum(deep // 255, 255)

@@ -50,6 +50,7 @@ FLAGS = [
     "pixel_padding",
     "padding_inside",
     "secondary_capture",
+    "patches_untrained",
     "pediatric",
     "oriented",
     "aspect_resampled",

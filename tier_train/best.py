@@ -7,7 +7,6 @@ earlier run stay until then. A file goes only after the state that does without 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import math
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tier_infer.errors import IntegrityError
-from tier_infer.files import sync_folder, write_atomic
+from tier_infer.files import sha256_of, sync_folder, write_atomic
 from tier_train.recipe import Recipe
 from tier_train.state import beside
 
@@ -37,7 +36,7 @@ class Best:
         """Raises IntegrityError when a file that the state at `path` ranks is gone or changed."""
         for entry in self.ranking:
             file = self._find(entry["file"])
-            if not file.is_file() or _digest(file) != entry["sha256"]:
+            if not file.is_file() or sha256_of(file) != entry["sha256"]:
                 raise IntegrityError(
                     f"{file} is missing or not the one that {path} ranks; start anew without "
                     "--resume"
@@ -52,7 +51,7 @@ class Best:
         self.part.mkdir(exist_ok=True)
         entry["file"] = f"step-{entry['step']:08d}.pt"
         write(self.part / entry["file"])
-        entry["sha256"] = _digest(self.part / entry["file"])
+        entry["sha256"] = sha256_of(self.part / entry["file"])
         self.ranking = ranked
 
     def prune(self) -> None:
@@ -99,8 +98,3 @@ class Best:
         by_auc = self._recipe.select_by == "auc"
         value = -entry["val_auc"] if by_auc else entry["val_loss"]
         return (math.inf if math.isnan(value) else value, entry["step"])
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

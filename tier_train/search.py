@@ -22,12 +22,11 @@ from typing import Any
 import numpy as np
 
 from tier_infer.errors import TierError, UsageError
-from tier_infer.files import write_atomic
+from tier_infer.files import sha256_of, write_atomic
 from tier_infer.tables import csv_text, read_csv
 from tier_train.data.dataset import Dataset, truth_table, validation_labels
 from tier_train.recipe import Recipe
 from tier_train.record import metrics_path
-from tier_train.start import digest
 from tier_train.state import state_path
 from tier_train.train import train
 from tier_train.validation import Diverged
@@ -159,7 +158,7 @@ def _identity(
         if named and not named[0].exists():
             raise UsageError(f"{key}: there is no file or folder {named[0]}; name it with --set")
         files = [p for path in named for p in (path.iterdir() if path.is_dir() else named)]
-        table[key] = {p.name: digest(p) for p in sorted(files) if p.is_file()}
+        table[key] = {p.name: sha256_of(p) for p in sorted(files) if p.is_file()}
     return table
 
 

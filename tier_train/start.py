@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tier_infer.errors import UsageError
+from tier_infer.files import sha256_of
 from tier_train.model import DualEncoder
 from tier_train.recipe import Recipe, recipe_from
 from tier_train.towers.text_encoder import Tokenizer
@@ -39,7 +39,7 @@ def start(recipe: Recipe, sentences: Callable[[], list[str]]) -> Start:
         folder = Path(recipe.text_folder)
         sizes, words, tokenizer = text_start(folder, recipe.max_tokens)
         recipe = recipe_from({**vars(recipe), **sizes, "text_dropout": recipe.text_dropout})
-        files |= {key: digest(p) for key, p in _text_files(folder).items()}
+        files |= {key: sha256_of(p) for key, p in _text_files(folder).items()}
     else:
         tokenizer = WordPiece(train_vocabulary(sentences(), recipe.vocab_size), recipe.max_tokens)
     model = DualEncoder(recipe, tokenizer.vocab_size)
@@ -63,7 +63,7 @@ def unchanged(recipe: Recipe, files: dict[str, str]) -> None:
     if recipe.text_init == "cxr-bert" and Path(recipe.text_folder).is_dir():
         named |= _text_files(Path(recipe.text_folder))
     for key, path in named.items():
-        if key in files and path.is_file() and digest(path) != files[key]:
+        if key in files and path.is_file() and sha256_of(path) != files[key]:
             raise UsageError(
                 f"{path} is not the file that the run to be resumed started from; name that one, "
                 "or start anew without --resume"
@@ -84,7 +84,7 @@ def start_image(image: nn.Module, recipe: Recipe) -> dict[str, str]:
     if not path.is_file():
         raise UsageError(f"image_file: there is no file {path}")
     copy_into(image, image_start(recipe.image_init, path, recipe), "image tower")
-    return {path.name: digest(path)}
+    return {path.name: sha256_of(path)}
 
 
 def copy_into(tower: nn.Module, weights: dict[str, Tensor], what: str) -> None:
@@ -101,8 +101,3 @@ def copy_into(tower: nn.Module, weights: dict[str, Tensor], what: str) -> None:
     with torch.no_grad():
         for key, value in weights.items():
             state[key].copy_(value)
-
-
-def digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

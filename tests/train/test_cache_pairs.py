@@ -20,6 +20,7 @@ from PIL import Image
 from tests.train.cache_tools import RECIPE, SMALL, check_same, content, written
 from tests.train.mimic_tree import image_path, picture, plain, write_tree
 from tier_infer.errors import IntegrityError, UsageError
+from tier_infer.files import sha256_of
 from tier_infer.geometry import Geometry
 from tier_train.cli import main
 from tier_train.data import cache_shards, cache_writer
@@ -78,7 +79,7 @@ def test_rows_of_other_lines_are_refused(whole: Path, copied: Path) -> None:
     rows[1], rows[2] = rows[2], rows[1]
     (copied / "rows.csv").write_text("".join(rows))
     facts = json.loads((copied / "cache.json").read_bytes())
-    facts["rows_sha256"] = cache_shards.file_digest(copied / "rows.csv")
+    facts["rows_sha256"] = sha256_of(copied / "rows.csv")
     del facts["sha256"]
     (copied / "cache.json").write_text(json.dumps(sealed(facts)))
     cached = read_cache(copied, RECIPE)

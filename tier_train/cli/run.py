@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tier_infer.errors import UsageError
 from tier_train.cli.process import CONTEXT, prepare_process
+
+if TYPE_CHECKING:
+    from tier_train.data.dataset import Dataset
+    from tier_train.recipe import Recipe
 
 DATA = click.option(
     "--data",
@@ -85,15 +90,9 @@ def run(
     spec = dataset_spec(data)
     resolved = load_recipe(recipe, list(overrides), unregularized)
     prepare_process(threads)
-    from tier_train.data.datasets import open_dataset
     from tier_train.train import train
 
-    dataset = open_dataset(spec, resolved, skip_bad)
-    validation = open_dataset(validate_on, resolved, skip_bad) if validate_on else None
-    if os.environ.get("RANK", "0") == "0":  # torchrun: one process talks
-        for source in filter(None, (dataset, validation)):
-            for note in source.notes:
-                click.echo(f"{source.name}: {note}", err=True)
+    dataset, validation = open_both(spec, validate_on, resolved, skip_bad)
     checkpoint = train(
         dataset,
         resolved,
@@ -115,6 +114,21 @@ def run(
     click.echo(f"wrote {output}{of}; next: tier-export --fp16 {output}")
     if checkpoint.alarm:
         click.echo(f"tier-train: collapse alarm: {checkpoint.alarm}", err=True)
+
+
+def open_both(
+    data: str, validate_on: str | None, recipe: Recipe, skip_bad: bool
+) -> tuple[Dataset, Dataset | None]:
+    """What --data and --validate-on name, telling what was left out of them."""
+    from tier_train.data.datasets import open_dataset
+
+    dataset = open_dataset(data, recipe, skip_bad)
+    validation = open_dataset(validate_on, recipe, skip_bad) if validate_on else None
+    if os.environ.get("RANK", "0") == "0":  # torchrun: one process talks
+        for source in filter(None, (dataset, validation)):
+            for note in source.notes:
+                click.echo(f"{source.name}: {note}", err=True)
+    return dataset, validation
 
 
 def dataset_spec(data: str | None) -> str:

@@ -19,6 +19,7 @@ from tier_train.cli.run import (
     THREADS,
     VALIDATE,
     dataset_spec,
+    open_both,
 )
 
 DECIDED = ("lambda_patch", "lambda_token", "epochs", "steps", "validate_every", "keep_best")
@@ -75,18 +76,13 @@ def search(
             raise UsageError(f"--set {key}=… has no effect on a search, which decides it; {how}")
     resolved = load_recipe(recipe, list(overrides))
     prepare_process(threads)
-    from tier_train.data.datasets import open_dataset
     from tier_train.search import draw, winner
     from tier_train.search import search as run_search
 
     def say(line: str) -> None:
         click.echo(line, err=True)
 
-    dataset = open_dataset(spec, resolved, skip_bad)
-    validation = open_dataset(validate_on, resolved, skip_bad) if validate_on else None
-    for source in filter(None, (dataset, validation)):
-        for note in source.notes:
-            say(f"{source.name}: {note}")
+    dataset, validation = open_both(spec, validate_on, resolved, skip_bad)
     trials = run_search(
         dataset,
         resolved,

@@ -18,6 +18,7 @@ from tier_train.cli.run import (
     THREADS,
     VALIDATE,
     dataset_spec,
+    open_both,
 )
 
 
@@ -59,18 +60,13 @@ def supervised(
     # the published text encoder of a recipe is not needed here, so nobody should have to name it
     resolved = load_recipe(recipe, [*overrides, "text_init=scratch", "text_folder="])
     prepare_process(threads)
-    from tier_train.data.datasets import open_dataset
     from tier_train.state import beside
     from tier_train.supervised import train_supervised
 
     def say(line: str) -> None:
         click.echo(line, err=True)
 
-    dataset = open_dataset(spec, resolved, skip_bad)
-    validation = open_dataset(validate_on, resolved, skip_bad) if validate_on else None
-    for source in filter(None, (dataset, validation)):
-        for note in source.notes:
-            say(f"{source.name}: {note}")
+    dataset, validation = open_both(spec, validate_on, resolved, skip_bad)
     trained, areas = train_supervised(
         dataset,
         resolved,

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from tier_infer.errors import IntegrityError, RefusedImage, UsageError
-from tier_infer.files import sync_folder, write_atomic
+from tier_infer.files import sha256_of, sync_folder, write_atomic
 from tier_infer.geometry import Geometry
 from tier_train.data.cache import (
     is_sealed,
@@ -60,11 +60,6 @@ def shard_jobs(
         yield Job(folder, number, dataset.folder, images, inputs, intensity, geometry)
 
 
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _stamp(path: Path) -> str:
     try:
         found = path.stat()
@@ -88,7 +83,7 @@ def kept_shard(job: Job) -> dict[str, Any] | None:
             return None
         if len(lines) + len(known["left_out"]) != len(job.images):
             return None
-        same = file_digest(pixels_path(job.folder, job.number)) == known["pixels_sha256"]
+        same = sha256_of(pixels_path(job.folder, job.number)) == known["pixels_sha256"]
         return known if same else None
     except (OSError, ValueError, LookupError, TypeError, IntegrityError):
         return None

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tier_infer.errors import IntegrityError, RefusedImage, UsageError
+from tier_infer.files import sha256_of
 from tier_infer.geometry import GEOMETRIES
 from tier_infer.tables import read_csv
 from tier_train.data.cache import cached_pictures, pixels_path, read_facts
-from tier_train.data.cache_shards import file_digest
 from tier_train.data.dataset import Dataset, Row
 from tier_train.data.datasets import open_counted
 from tier_train.data.manifest import REQUIRED, SPLITS, resolve_intensity
@@ -196,7 +196,7 @@ def _damaged_shards(dataset: Dataset) -> Iterator[Problem]:
     for shard in read_facts(dataset.path)[0]["shards"]:
         for suffix, key in ((".u8", "pixels_sha256"), (".npy", "index_sha256")):
             path = pixels_path(dataset.path, shard["number"], suffix)
-            if not path.is_file() or file_digest(path) != shard[key]:
+            if not path.is_file() or sha256_of(path) != shard[key]:
                 yield Problem(
                     f"{path} is not as written", "give the data cache command again", True
                 )

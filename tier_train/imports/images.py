@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tier_infer.errors import IntegrityError
+from tier_infer.files import sha256_of
 from tier_train.imports.keymaps import BIOVIL, BIOVIL_T, TORCHVISION, convert
 from tier_train.imports.weights import load_table, plain_state
 from tier_train.recipe import Recipe
-from tier_train.start import digest
 from tier_train.towers.image_encoder import ImageEncoder
 
 Shapes = Mapping[str, torch.Size]
@@ -35,7 +35,7 @@ def torchvision_trunk(path: Path, expected: Shapes) -> dict[str, Tensor]:
     torchvision writes the first eight digits of a file's SHA-256 into its name; they are compared.
     """
     named = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
-    if named and path.is_file() and not digest(path).startswith(named[1]):
+    if named and path.is_file() and not sha256_of(path).startswith(named[1]):
         raise IntegrityError(
             f"{path} is damaged: its SHA-256 does not begin with {named[1]}; fetch it again"
         )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tier_infer.errors import IntegrityError, UsageError
+from tier_infer.files import sha256_of
 from tier_infer.geometry import GEOMETRIES
 from tier_train.checkpoint import Checkpoint, flat_state, shown
 from tier_train.imports import keymaps
@@ -31,7 +32,6 @@ from tier_train.imports.keymaps import KeyMap, convert, guess, layers
 from tier_train.imports.weights import TIER_CLASSES, load_table, plain_state
 from tier_train.model import DualEncoder
 from tier_train.recipe import Recipe, recipe_from
-from tier_train.start import digest
 from tier_train.towers.text_encoder import Tokenizer, embed_prompts
 
 FRONTAL, BOTH = ("frontal",), ("frontal", "lateral")
@@ -205,14 +205,14 @@ def _checkpoint(
     # The old format keeps no checksums, so that a flipped bit in a weight looks like a weight.
     notes += tuple(
         f"{file.name} is in torch's old format, without checksums: compare its SHA-256 "
-        f"{digest(file)} with the published one"
+        f"{sha256_of(file)} with the published one"
         for file in files
         if file.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(file)
     )
     training = {
         "data": "imported",
         "source": recipe.name,
-        "starts": {file.name: digest(file) for file in files},
+        "starts": {file.name: sha256_of(file) for file in files},
         "patches": patches,
         "notes": list(notes),
     }

@@ -25,7 +25,7 @@ def main(pairs: list[str]) -> None:
     import onnxruntime
 
     from tier_export.crops import phantom_crops
-    from tier_export.export import torch_encoder
+    from tier_export.members import members_of
     from tier_infer.bundle import ENCODERS, load_bundle
     from tier_train.checkpoint import load_checkpoint
 
@@ -33,8 +33,9 @@ def main(pairs: list[str]) -> None:
     options.intra_op_num_threads = 1
     for ckpt, folder in zip(pairs[::2], pairs[1::2], strict=True):
         checkpoint, bundle = load_checkpoint(Path(ckpt)), load_bundle(Path(folder))
-        pixels = phantom_crops(checkpoint, 1).pixels
-        encoders = {"PyTorch fp32": torch_encoder(checkpoint)}
+        members = members_of([checkpoint])
+        pixels = phantom_crops(members.geometry, checkpoint.intensity, 1).pixels
+        encoders = {"PyTorch fp32": members.encode}
         for precision, file in ENCODERS.items():
             if file in bundle.manifest.files:
                 session = onnxruntime.InferenceSession(

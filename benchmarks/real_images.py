@@ -22,6 +22,7 @@ def main(manifest_csv: str, ckpt: str, folder: str, label: str) -> None:
     from tier_infer.bundle import load_bundle
     from tier_infer.engine import Engine
     from tier_infer.evaluate import evaluate, read_labels
+    from tier_infer.geometry import GEOMETRIES
     from tier_infer.label_sets import LabelSet, load_label_set
     from tier_infer.metrics import roc_auc
     from tier_train.checkpoint import load_checkpoint
@@ -32,7 +33,8 @@ def main(manifest_csv: str, ckpt: str, folder: str, label: str) -> None:
     checkpoint, bundle = load_checkpoint(Path(ckpt)), load_bundle(Path(folder))
     set_id = bundle.manifest.default_set
     labels = LabelSet(set_id, tuple(x for x in load_label_set(set_id).labels if x.id == label))
-    crops = manifest_crops(path, checkpoint, limit=10**6)
+    geometry = GEOMETRIES[checkpoint.recipe.geometry]
+    crops = manifest_crops(path, geometry, checkpoint.intensity, limit=10**6)
     image_e, _ = encode_images(checkpoint.model, crops.pixels)
     table = query_table(checkpoint.model, checkpoint.tokenizer, labels).detach()
     scores = (image_e @ table.T).numpy()[:, 0]

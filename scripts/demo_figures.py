@@ -23,10 +23,13 @@ def measure(folder: Path) -> dict[str, Any]:
     from tier_train.cli.process import prepare_process
 
     prepare_process(None)
+    from tier_export.members import members_of
     from tier_train.checkpoint import load_checkpoint
 
     checkpoints = {name: load_checkpoint(folder / name / "ckpt.pt") for name in MODELS}
-    crops = manifest_crops(folder / "test.csv", checkpoints["regularized"], limit=10**6)
+    members = members_of([checkpoints["regularized"]])
+    presets = (members.geometry, members.networks[0].intensity)
+    crops = manifest_crops(folder / "test.csv", *presets, limit=10**6)
     bundles = {"regularized": "bundle", "unregularized": "bundle_unregularized"}
     auc = {name: bundle_auc(folder, bundle) for name, bundle in bundles.items()}
     auc["shuffled_captions"] = torch_auc(checkpoints["shuffled"], crops)
@@ -35,7 +38,7 @@ def measure(folder: Path) -> dict[str, Any]:
         "notice": "phantoms are drawings; no clinical meaning",
         "auc": auc,
         "patch_entropy": {n: patch_entropy_of(folder, checkpoints[n]) for n in bundles},
-        "parity": parity(folder, checkpoints["regularized"], crops),
+        "parity": parity(folder, members, crops),
     }
 
 
@@ -64,17 +67,24 @@ def torch_auc(checkpoint: Any, crops: Any) -> dict[str, Any]:
     return with_mean(areas)
 
 
-def parity(folder: Path, checkpoint: Any, crops: Any) -> dict[str, Any]:
-    from tier_export.export import measure as measure_parity
-    from tier_infer.bundle import ENCODERS, load_bundle
+def parity(folder: Path, members: Any, crops: Any) -> dict[str, Any]:
+    from tier_export.certificate import summary
+    from tier_export.export import prove, prover_of
+    from tier_infer.bundle import load_bundle
     from tier_infer.label_sets import load_label_set
 
     bundle = load_bundle(folder / "bundle")
-    files = {file: bundle.encoder(precision) for precision, file in ENCODERS.items()}
     labels = load_label_set("chexpert")
-    queries = {"chexpert": bundle.query_graph("chexpert")}
-    report = measure_parity(checkpoint, files, queries, [labels], crops)
-    return {p: {k: report[p][k] for k in ("max_dz", "max_dcell", "max_dauc")} for p in ENCODERS}
+    tables, queries = (
+        {"chexpert": members.table(labels)},
+        {"chexpert": bundle.query_graph("chexpert")},
+    )
+    prover = prover_of(members, [labels], tables, queries, crops)
+    for precision in ("fp32", "fp16"):
+        prove(prover, members, precision, bundle.encoder(precision))
+    found = summary(prover)
+    keys = ("max_dz", "max_dcell", "max_dauc")
+    return {p: {k: found[p][k] for k in keys} for p in ("fp32", "fp16")}
 
 
 def patch_entropy_of(folder: Path, checkpoint: Any) -> float:

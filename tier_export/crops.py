@@ -8,11 +8,10 @@ import numpy as np
 
 from tier_export.parity import Crops
 from tier_infer.errors import RefusedImage, UsageError
-from tier_infer.geometry import GEOMETRIES, to_crop
+from tier_infer.geometry import Geometry, to_crop
 from tier_infer.images import load_image
 from tier_infer.intensity import to_8bit
 from tier_infer.label_sets import column_id
-from tier_train.checkpoint import Checkpoint
 from tier_train.data.dataset import truth_table
 from tier_train.data.manifest import read_manifest
 from tier_train.phantoms.phantom import FINDINGS, draw_phantom
@@ -22,36 +21,32 @@ PHANTOM_COUNT = 320  # at a prevalence of 0.16 about 51 × 269 pairs a label, 7e
 MAX_CROPS = 512
 
 
-def phantom_crops(checkpoint: Checkpoint, count: int = PHANTOM_COUNT) -> Crops:
-    """uint8 [count, H, W] through the checkpoint's own intensity and geometry presets.
+def phantom_crops(
+    geometry: Geometry, intensity: str, count: int = PHANTOM_COUNT, first: int = 0
+) -> Crops:
+    """uint8 [count, H, W] through the presets of the checkpoint or bundle.
 
     Drawn as large as they will be resized, so that the network sees details of every scale.
     """
-    geometry = GEOMETRIES[checkpoint.recipe.geometry]
-    drawn = [draw_phantom(PHANTOM_SEED, index, geometry.resize) for index in range(count)]
-    pixels = [to_crop(to_8bit(p.pixels, checkpoint.intensity), geometry) for p in drawn]
+    indices = range(first, first + count)
+    drawn = [draw_phantom(PHANTOM_SEED, index, geometry.resize) for index in indices]
+    pixels = [to_crop(to_8bit(p.pixels, intensity), geometry) for p in drawn]
     truth = {n: np.array([p.labels[n] for p in drawn], np.float32) for n in FINDINGS}
     return Crops(np.stack(pixels), truth, f"{count} phantoms")
 
 
-def manifest_crops(path: Path, checkpoint: Checkpoint, limit: int = MAX_CROPS) -> Crops:
+def manifest_crops(path: Path, geometry: Geometry, intensity: str, limit: int = MAX_CROPS) -> Crops:
     """The manifest's test rows (all rows if it has none), at most `limit`, evenly taken."""
     manifest = read_manifest(path)
     rows = manifest.split("test") or list(manifest.rows)
     rows = rows[:: -(-len(rows) // limit)]
-    geometry = GEOMETRIES[checkpoint.recipe.geometry]
-    if manifest.intensity not in ("", checkpoint.intensity):
-        raise UsageError(
-            f"{path} names intensity {manifest.intensity}, the checkpoint {checkpoint.intensity}"
-        )
+    if manifest.intensity not in ("", intensity):
+        raise UsageError(f"{path} names intensity {manifest.intensity}, the checkpoint {intensity}")
     crops = []
     for row in rows:
         try:
-            image = load_image(
-                manifest.folder / row.image_path,
-                checkpoint.intensity,
-                high_byte=geometry.high_byte,
-            )
+            file = manifest.folder / row.image_path
+            image = load_image(file, intensity, high_byte=geometry.high_byte)
             crops.append(to_crop(image.grey, geometry))
         except RefusedImage as refusal:
             raise UsageError(f"{path} line {row.number}, {row.image_path}: {refusal}") from None

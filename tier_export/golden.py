@@ -6,25 +6,28 @@ bundle.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from tier_export.crops import phantom_crops
-from tier_export.parity import GATES, Encode, Score
+from tier_export.members import Members
+from tier_export.parity import GATES, Floats
 from tier_infer.bundle import sha256
 from tier_infer.golden import Golden, SetScores, golden_files
-from tier_train.checkpoint import Checkpoint
 
 COUNT = 6  # at 224 x 224 pixels 0.3 MB of crops and 0.15 MB of embeddings
 
 
 def make_golden(
-    checkpoint: Checkpoint, encode: Encode, scores: dict[str, tuple[bytes, Score]]
+    members: Members, tables: Mapping[str, Floats], queries: Mapping[str, bytes]
 ) -> dict[str, bytes]:
-    """path in the bundle → bytes; `scores`: label set → its query graph and PyTorch's own Z."""
-    crops = phantom_crops(checkpoint, COUNT)
-    image, patches = encode(crops.pixels)
+    """path in the bundle → bytes; of each label set its table [L, D] and its query graph."""
+    crops = phantom_crops(members.geometry, members.networks[0].intensity, COUNT)
+    image, patches = members.encode(crops.pixels)
     expected = {
-        set_id: SetScores(sha256(graph), score(image)) for set_id, (graph, score) in scores.items()
+        set_id: SetScores(sha256(queries[set_id]), image @ table.T)
+        for set_id, table in tables.items()
     }
     gates = {
         precision: {key: float(gate[key]) for key in ("max_dz", "max_dcell")}

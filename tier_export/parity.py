@@ -4,7 +4,7 @@ and AUC. A broken gate is exit 5 and no bundle; the message says by how much.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from tier_infer.engine import open_session, run_encoder
 from tier_infer.errors import ParityError
-from tier_infer.label_sets import LabelSet
 from tier_infer.metrics import roc_auc
 
 Floats = NDArray[np.float32]
@@ -74,6 +73,16 @@ def onnx_encoder(graph: bytes) -> Encode:
     return encode
 
 
+def numpy_score(table: Floats) -> Score:
+    """eq. 4 of the reference: float32 [M, D] → [M, L]."""
+
+    def score(embeddings: Floats) -> Floats:
+        result: Floats = embeddings @ table.T
+        return result
+
+    return score
+
+
 def onnx_query(graph: bytes) -> Score:
     session = open_session(graph, "cpu")
 
@@ -84,7 +93,9 @@ def onnx_query(graph: bytes) -> Score:
     return score
 
 
-def compare(reference: Outputs, other: Outputs, labels: LabelSet, crops: Crops) -> dict[str, Any]:
+def compare(
+    reference: Outputs, other: Outputs, labels: Sequence[str], crops: Crops
+) -> dict[str, Any]:
     """Observed differences; another shape or a value that isn't finite is a breach at once."""
     for name in ("image", "patches", "scores", "cells"):
         a, b = getattr(reference, name), getattr(other, name)
@@ -101,7 +112,7 @@ def compare(reference: Outputs, other: Outputs, labels: LabelSet, crops: Crops) 
         "p99_dz": float(np.percentile(dz, 99)),
         "max_dcell": float(dcell.max()),
         "flips": int(_flips(reference.scores, other.scores)),
-        "worst_label": labels.labels[int(dz.max(0).argmax())].id,
+        "worst_label": labels[int(dz.max(0).argmax())],
         **_auc_difference(reference.scores, other.scores, labels, crops),
     }
 
@@ -141,23 +152,23 @@ def _mid_ranks(values: Floats) -> NDArray[np.float64]:
 
 
 def _auc_difference(
-    reference: Floats, other: Floats, labels: LabelSet, crops: Crops
+    reference: Floats, other: Floats, labels: Sequence[str], crops: Crops
 ) -> dict[str, Any]:
     differences: dict[str, float] = {}
     not_gated: dict[str, int] = {}
-    for column, label in enumerate(labels.labels):
-        y = crops.truth.get(label.id, np.full(len(crops.pixels), np.nan))
+    for column, label in enumerate(labels):
+        y = crops.truth.get(label, np.full(len(crops.pixels), np.nan))
         known = ~np.isnan(y)
         pairs = int((y == 1).sum() * (y == 0).sum())
         if pairs < MIN_PAIRS:
-            not_gated[label.id] = pairs
+            not_gated[label] = pairs
             continue
         before = roc_auc(y[known], reference[known, column])
-        differences[label.id] = abs(roc_auc(y[known], other[known, column]) - before)
+        differences[label] = abs(roc_auc(y[known], other[known, column]) - before)
     ranks = [
         rank_correlation(reference[:, column], other[:, column])
-        for column, label in enumerate(labels.labels)
-        if label.id in not_gated and len(reference) >= MIN_RANKED
+        for column, label in enumerate(labels)
+        if label in not_gated and len(reference) >= MIN_RANKED
     ]
     return {
         "max_dauc": max(differences.values()) if differences else None,
@@ -184,19 +195,3 @@ def check(precision: str, proof: str, found: dict[str, Any]) -> None:
             + "; ".join(broken)
             + "; no bundle was written"
         )
-
-
-def table(report: dict[str, dict[str, Any]]) -> str:
-    """One line per precision and proof, for the screen."""
-    head = f"{'against PyTorch fp32':<44} {'max |dZ|':>9} {'cells':>9} {'|dAUC|':>9} {'flips':>6}"
-    lines = [head]
-    for precision, row in report.items():
-        if precision == "crops":
-            continue
-        for proof, found in row["proofs"].items():
-            dauc = "not gated" if found["max_dauc"] is None else f"{found['max_dauc']:.1e}"
-            lines.append(
-                f"{precision + ', ' + proof:<44} {found['max_dz']:9.1e} {found['max_dcell']:9.1e} "
-                f"{dauc:>9} {found['flips']:6d}"
-            )
-    return "\n".join(lines)

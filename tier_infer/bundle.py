@@ -1,11 +1,11 @@
 """The bundle: a folder with manifest, encoder graphs and label sets, and the proof that nothing
 in it changed. This file is the only definition of the format; `tier_export` writes through it.
 
-Three hashes with three lifetimes. `bundle_sha256` covers what makes a score: schema, presets and
-encoders. Each label set and each golden file (see `golden`) has its own, so they can change without
-touching the encoder. The text
-of manifest.json must be its own canonical form and carry its own digest, so that no byte of it can
-change unnoticed either.
+Hashes with lifetimes of their own. `bundle_sha256` covers what makes a score: schema, presets and
+encoders. Each label set, golden file (see `golden`), text tower (see `sentences`) and the
+certificate has its own, so they can change without touching the encoder. The text of manifest.json
+must be its own canonical form and carry its own digest, so that no byte of it can change unnoticed
+either.
 """
 
 from __future__ import annotations
@@ -24,9 +24,15 @@ from tier_infer.intensity import PRESETS
 SCHEMA_VERSION = 1
 NOTICE = "Research use only, not for diagnostic use."
 MAX_MANIFEST_BYTES = 2**20
-ENCODERS = {"fp32": "image_encoder.onnx", "fp16": "image_encoder.fp16.onnx"}
+ENCODERS = {
+    "fp32": "image_encoder.onnx",
+    "fp16": "image_encoder.fp16.onnx",
+    "int8": "image_encoder.int8.onnx",
+}
+EXPORTED_BY = {"fp32": "", "fp16": " --fp16", "int8": " --int8 IMAGES"}
+CERTIFICATE = "parity.json"
 MAX_CELLS = 64  # patches per side; imported encoders have 7 to 16
-LATER_KEYS = {"golden"}  # bundles of version 0.1.0 are without, and still load
+LATER_KEYS = {"golden", "text", "certificate"}  # older bundles are without, and still load
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class Manifest:
     training_data: str
     parity: dict[str, Any]
     golden: dict[str, dict[str, Any]] = field(default_factory=dict)  # path → sha256, bytes
+    text: dict[str, Any] = field(default_factory=dict)  # sha256, and of exported towers files
+    certificate: dict[str, dict[str, Any]] = field(default_factory=dict)  # path → sha256, bytes
     notice: str = NOTICE
     schema_version: int = SCHEMA_VERSION
 
@@ -62,6 +70,23 @@ class Manifest:
     def cells(self) -> int:
         """Patches per side. P = cells ** 2."""
         return self.grid[0]
+
+    @property
+    def text_sha256(self) -> str:
+        """Identity of the text tower that every label set of this bundle must come from."""
+        return str(self.text.get("sha256") or self.checkpoint[0]["text_sha256"])
+
+    @property
+    def text_files(self) -> dict[str, dict[str, Any]]:
+        """path → sha256, bytes of the exported text towers; empty where there are none."""
+        files: dict[str, dict[str, Any]] = self.text.get("files", {})
+        return files
+
+    def listed(self) -> list[tuple[str, dict[str, Any]]]:
+        """Every file of the bundle beside manifest.json, with sha256 and bytes."""
+        sets = [(entry["path"], entry) for entry in self.label_sets.values()]
+        tables = (self.files, self.golden, self.text_files, self.certificate)
+        return sets + [item for table in tables for item in table.items()]
 
     def to_json(self) -> str:
         table = asdict(self) | {"bundle_sha256": self.bundle_sha256}
@@ -89,7 +114,8 @@ class Bundle:
         name = ENCODERS[precision]
         if name not in self.manifest.files:
             raise UsageError(
-                f"the bundle has no {precision} encoder; export it again with tier-export --fp16"
+                f"the bundle has no {precision} encoder; export it again with "
+                f"tier-export{EXPORTED_BY[precision]}"
             )
         return self._checked(name, self.manifest.files[name])
 
@@ -99,6 +125,14 @@ class Bundle:
 
     def golden_file(self, name: str) -> bytes:
         return self._checked(name, self.manifest.golden[name])
+
+    def text_file(self, name: str) -> bytes:
+        return self._checked(name, self.manifest.text_files[name])
+
+    def certificate(self) -> bytes:
+        if CERTIFICATE not in self.manifest.certificate:
+            raise UsageError(f"the bundle has no {CERTIFICATE}; export it again with tier-export")
+        return self._checked(CERTIFICATE, self.manifest.certificate[CERTIFICATE])
 
     def _checked(self, name: str, entry: dict[str, Any]) -> bytes:
         if name not in self._verified:
@@ -118,10 +152,7 @@ def load_bundle(folder: Path) -> Bundle:
         raise IntegrityError(f"{folder} holds no manifest.json, so it is no bundle")
     manifest = parse_manifest(path.read_bytes()[: MAX_MANIFEST_BYTES + 1])
     bundle = Bundle(folder, manifest)
-    entries = [(name, entry) for name, entry in manifest.files.items()]
-    entries += [(entry["path"], entry) for entry in manifest.label_sets.values()]
-    entries += list(manifest.golden.items())
-    for name, entry in entries:
+    for name, entry in manifest.listed():
         read_verified(folder / name, entry)
     return bundle
 
@@ -161,12 +192,10 @@ def _checked_manifest(table: dict[str, Any], bundle_digest: object) -> Manifest:
         raise IntegrityError(f"the bundle's intensity preset {manifest.intensity!r} is unknown")
     if manifest.default_set not in manifest.label_sets:
         raise IntegrityError(f"the bundle's default set {manifest.default_set!r} is not in it")
-    labels, golden = manifest.label_sets, manifest.golden
-    for entry in (*manifest.files.values(), *labels.values(), *golden.values()):
+    for name, entry in manifest.listed():
         if not (isinstance(entry["sha256"], str) and isinstance(entry["bytes"], int)):
             raise TypeError
-    for name in (*manifest.files, *(entry["path"] for entry in labels.values()), *golden):
-        if not re.fullmatch(r"(?:queries/|golden/)?[A-Za-z0-9_][A-Za-z0-9_.]*", name):
+        if not re.fullmatch(r"(?:(?:queries|golden|text)/)?[A-Za-z0-9_][A-Za-z0-9_.]*", name):
             raise IntegrityError(f"manifest.json names a file outside the bundle: {name}")
     manifest.resolved_geometry()
     _check_grid(manifest.grid)

@@ -58,6 +58,11 @@ class QueryTable:
             self.ids = [str(label["id"]) for label in self.labels]
         except (KeyError, TypeError, ValueError):
             raise IntegrityError(f"label set {set_id} carries no label list") from None
+        if meta.get("text_sha256") != bundle.manifest.text_sha256:
+            raise IntegrityError(
+                f"label set {set_id} was made with another text encoder than this bundle's; make "
+                "it again with `tier-export labels`"
+            )
 
     def scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """embeddings: float32 [M, D] → float32 [M, L], Z of eq. 4 in [−2, 2]."""
@@ -84,7 +89,8 @@ def _open_encoder(
     if device == "tensorrt":
         raise DeviceError("this version has no TensorRT engine; use --device cuda or cpu")
     if device == "auto":
-        if PROVIDERS["cuda"] in _onnxruntime().get_available_providers():
+        cuda = PROVIDERS["cuda"] in _onnxruntime().get_available_providers()
+        if cuda and precision != "int8":
             try:
                 return _open_encoder(bundle, "cuda", precision)
             except DeviceError:
@@ -93,6 +99,8 @@ def _open_encoder(
     if precision == "auto":  # FP16 gains nothing on a CPU, where it is computed in float32
         half = device == "cuda" and ENCODERS["fp16"] in bundle.manifest.files
         precision = "fp16" if half else "fp32"
+    if precision == "int8" and device != "cpu":
+        raise UsageError("the int8 encoder is made for CPUs; use --device cpu, or --precision fp16")
     return device, precision, open_session(bundle.encoder(precision), device)
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,18 +47,39 @@ class ImageResult:
         self.scores, self.heat = {}, None
 
 
+class Table(Protocol):
+    """Labels and their directions: a query graph of the bundle, or a sentence asked just now."""
+
+    labels: list[dict[str, Any]]  # id, name, positive, negative, codes of each
+
+    def scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 [M, D] → float32 [M, L]"""
+        ...
+
+
 @dataclass(frozen=True)
 class Selection:
     """The labels asked for, in order: name shown, its table, its column."""
 
     names: tuple[str, ...]
-    tables: dict[str, QueryTable]
+    tables: Mapping[str, Table]
     columns: tuple[tuple[str, int], ...]
 
     def scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 [M, D] → float32 [M, len(names)], each table multiplied once."""
-        by_set = {set_id: table.scores(embeddings) for set_id, table in self.tables.items()}
-        return np.stack([by_set[set_id][:, col] for set_id, col in self.columns], axis=1)
+        out = np.empty((len(embeddings), len(self.names)), np.float32)
+        for set_id, (places, chosen) in self._places.items():
+            out[:, places] = self.tables[set_id].scores(embeddings)[:, chosen]
+        return out
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """set → where its labels stand in `names`, and in which columns of its table."""
+        found: dict[str, tuple[list[int], list[int]]] = {s: ([], []) for s in self.tables}
+        for place, (set_id, column) in enumerate(self.columns):
+            found[set_id][0].append(place)
+            found[set_id][1].append(column)
+        return {s: (np.array(a, np.intp), np.array(b, np.intp)) for s, (a, b) in found.items()}
 
 
 def select_labels(bundle: Bundle, asked: Iterable[str] | None) -> Selection:
@@ -64,8 +87,7 @@ def select_labels(bundle: Bundle, asked: Iterable[str] | None) -> Selection:
     default = bundle.manifest.default_set
     sets = bundle.manifest.label_sets
     wanted = [str(i) for i in sets[default]["labels"]] if asked is None else list(asked)
-    names: list[str] = []
-    pairs: list[tuple[str, str]] = []
+    pairs: dict[str, tuple[str, str]] = {}  # name → set, label; a name asked twice counts once
     for text in wanted:
         prefix, _, bare = text.rpartition(":")
         set_id, label = normal_id(prefix) if prefix else default, normal_id(bare)
@@ -74,14 +96,17 @@ def select_labels(bundle: Bundle, asked: Iterable[str] | None) -> Selection:
         if label not in sets[set_id]["labels"]:
             raise UsageError(_unknown_label(text, set_id, bundle))
         name = label if set_id == default else f"{set_id}:{label}"
-        if name not in names:
-            names.append(name)
-            pairs.append((set_id, label))
-    if not names:
+        pairs[name] = (set_id, label)
+    if not pairs:
         raise UsageError("no label was asked for; leave --labels out to get the default set")
-    tables = {set_id: QueryTable(bundle, set_id) for set_id, _ in pairs}
-    columns = tuple((set_id, tables[set_id].ids.index(label)) for set_id, label in pairs)
-    return Selection(tuple(names), tables, columns)
+    tables = {
+        set_id: QueryTable(bundle, set_id) for set_id in dict.fromkeys(s for s, _ in pairs.values())
+    }
+    column = {
+        set_id: {label: i for i, label in enumerate(table.ids)} for set_id, table in tables.items()
+    }
+    columns = tuple((set_id, column[set_id][label]) for set_id, label in pairs.values())
+    return Selection(tuple(pairs), tables, columns)
 
 
 def _unknown_label(text: str, set_id: str, bundle: Bundle) -> str:
@@ -181,7 +206,7 @@ def _run(
             result.refuse("failed", "not_finite", words)
             row += 1
         elif crop is not None:
-            result.scores = {n: float(z) for n, z in zip(selection.names, scores[row], strict=True)}
+            result.scores = dict(zip(selection.names, scores[row].tolist(), strict=True))
             result.heat = heat[row] if heat is not None else None
             row += 1
         yield result

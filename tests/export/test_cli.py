@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
 import tier_export.export
+import tier_export.writing
 from tests.conftest import DATA
 from tier_export.cli import main
 from tier_infer.bundle import load_bundle
@@ -47,10 +48,12 @@ def test_the_site_was_exported_with_a_certificate(site: Path) -> None:
     assert manifest.parity["crops"]["source"] == "320 phantoms"
     assert manifest.parity["fp32"]["max_dz"] <= 1e-5
     assert manifest.parity["fp32"]["flips"] == 0
-    proofs = manifest.parity["fp16"]["proofs"]
+    proofs = json.loads((site / "bundle/parity.json").read_text())["proofs"]["fp16"]
     assert len(proofs) == 2
-    assert any("half activations" in proof for proof in proofs)
-    assert all(row["max_dz"] <= 2e-3 and row["max_dauc"] <= 5e-4 for row in proofs.values())
+    assert any("half activations" in machine for machine in proofs)
+    for machine in proofs.values():
+        assert machine["chexpert"]["max_dz"] <= 2e-3
+        assert machine["chexpert"]["max_dauc"] <= 5e-4
     assert manifest.checkpoint[0]["recipe"]["name"] == "demo"
 
 
@@ -60,7 +63,7 @@ def test_own_labels_and_own_crops(site: Path, tmp_path: Path) -> None:
     sets = ["--queries", tmp_path / "lungs.toml", "--queries", "chexpert"]
     result = export(*sets, "--crops", site / "manifest.csv", "-o", target, site / "ckpt.pt")
     assert result.exit_code == 0, result.output
-    assert "against PyTorch fp32" in result.stdout
+    assert "against PyTorch " in result.stdout
     bundle = load_bundle(target)
     assert bundle.manifest.default_set == "lungs"
     assert set(bundle.manifest.label_sets) == {"lungs", "chexpert"}
@@ -138,7 +141,7 @@ def test_a_write_that_fails_leaves_the_old_bundle(
     def damaged(folder: Path) -> None:
         raise IntegrityError(f"{folder.name} reads back wrong")
 
-    monkeypatch.setattr(tier_export.export, "load_bundle", damaged)
+    monkeypatch.setattr(tier_export.writing, "load_bundle", damaged)
     assert export("-o", target, site / "ckpt.pt").exit_code == 4
     monkeypatch.undo()
     load_bundle(target)

@@ -20,6 +20,7 @@ from tier_export.golden import COUNT
 from tier_infer.bundle import Manifest, canonical, load_bundle, parse_manifest, sha256
 from tier_infer.engine import Engine
 from tier_infer.errors import IntegrityError
+from tier_infer.geometry import GEOMETRIES
 from tier_infer.golden import CROPS, IMAGE, PATCHES, TABLE, golden_files, read_golden, replay
 from tier_train.checkpoint import load_checkpoint
 
@@ -58,7 +59,10 @@ def test_the_export_wrote_phantoms_and_what_pytorch_makes_of_them(site: Path) ->
     golden = read_golden(bundle)
     assert golden is not None
     checkpoint = load_checkpoint(site / "ckpt.pt")
-    assert np.array_equal(golden.crops, phantom_crops(checkpoint, COUNT).pixels)
+    assert np.array_equal(
+        golden.crops,
+        phantom_crops(GEOMETRIES[checkpoint.recipe.geometry], checkpoint.intensity, COUNT).pixels,
+    )
     assert golden.image.shape == (COUNT, bundle.manifest.embed_dim)
     assert golden.scores["chexpert"].z.shape == (COUNT, 5)
     assert "fp32" in golden.source

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from tier_export.fp16 import HalfEncoder, HalfPart, fold, half_share, to_fp16
-from tier_export.graphs import check_signature, encoder_graph, query_graph
+from tier_export.export import query_files
+from tier_export.fp16 import half_share, to_fp16
+from tier_export.graphs import check_signature, encoder_graph
+from tier_export.half import HalfEncoder, HalfPart, fold
+from tier_export.members import Members, members_of
 from tier_infer.errors import UsageError
 from tier_infer.label_sets import parse_label_set
 from tier_train.checkpoint import Checkpoint, load_checkpoint
@@ -27,6 +29,11 @@ from tier_train.zero_shot import encode_images
 @pytest.fixture(scope="module")
 def checkpoint(site: Path) -> Checkpoint:
     return load_checkpoint(site / "ckpt.pt")
+
+
+@pytest.fixture(scope="module")
+def members(checkpoint: Checkpoint) -> Members:
+    return members_of([checkpoint])
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +57,8 @@ def test_the_cast_comes_first_and_batch_norm_is_folded(fp32: onnx.ModelProto) ->
     assert {o.domain: o.version for o in fp32.opset_import}[""] == 18
 
 
-def test_the_same_weights_give_the_same_bytes(checkpoint: Checkpoint, site: Path) -> None:
-    again = encoder_graph(checkpoint.model, checkpoint.recipe).SerializeToString()
+def test_the_same_weights_give_the_same_bytes(members: Members, site: Path) -> None:
+    again = encoder_graph(members).SerializeToString()
     assert again == (site / "bundle/image_encoder.onnx").read_bytes()
 
 
@@ -75,11 +82,11 @@ def test_wrong_pixels_are_refused_by_the_graph_itself(site: Path, file: str) -> 
             session.run(None, {"pixels": wrong})
 
 
-def test_the_signature_is_checked(checkpoint: Checkpoint, fp32: onnx.ModelProto) -> None:
-    stated = check_signature(fp32, checkpoint.recipe)
+def test_the_signature_is_checked(members: Members, fp32: onnx.ModelProto) -> None:
+    stated = check_signature(fp32, members)
     assert list(stated["outputs"]) == ["image_embedding", "patch_embeddings"]
     with pytest.raises(RuntimeError, match="it must be"):
-        check_signature(fp32, replace(checkpoint.recipe, embed_dim=64))
+        check_signature(fp32, Members(members.networks * 2, members.sources))
 
 
 def test_fp16_is_half_inside_and_float_outside(
@@ -148,8 +155,8 @@ def test_the_query_graph_is_eq_4(checkpoint: Checkpoint) -> None:
 
     q = unit(cls("Edema is present.") + cls("Pulmonary edema."))
     table = np.stack([q - cls("The lungs are clear."), cls("Cardiomegaly.")])
-    graph = query_graph(checkpoint, labels)
-    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    _, queries = query_files(members_of([checkpoint]), [labels], 18)
+    session = onnxruntime.InferenceSession(queries["two"])
     e = np.random.default_rng(0).standard_normal((5, 128)).astype(np.float32)
     e /= np.linalg.norm(e, axis=1, keepdims=True)
     found = session.run(["scores"], {"embeddings": e})[0]
@@ -227,8 +234,8 @@ def test_helper_models_are_valid() -> None:
     ],
 )
 def test_prompts_that_ask_nothing_are_refused(
-    checkpoint: Checkpoint, labels: list[dict[str, object]], words: str
+    members: Members, labels: list[dict[str, object]], words: str
 ) -> None:
     """Found in review: unreadable prompts became [UNK] and scored every image alike."""
     with pytest.raises(UsageError, match=words):
-        query_graph(checkpoint, parse_label_set({"set": "s", "label": labels}, "test"))
+        query_files(members, [parse_label_set({"set": "s", "label": labels}, "test")], 18)

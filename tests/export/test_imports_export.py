@@ -7,6 +7,7 @@ PyTorch on pixels that were normalised here as the published code does it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ import tier_export.golden
 from tests.conftest import DATA
 from tests.train.layouts import tame
 from tier_export.crops import phantom_crops
-from tier_export.export import export
+from tier_export.export import Wish, export
+from tier_export.members import members_of
 from tier_infer.bundle import Bundle, load_bundle
 from tier_infer.engine import Engine
 from tier_infer.geometry import GEOMETRIES, to_crop
@@ -130,11 +132,12 @@ def exported(
     name, folder = request.param, tmp_path_factory.mktemp("exported")
     save_checkpoint(folder / "ckpt.pt", make_checkpoint(name))
     checkpoint = load_checkpoint(folder / "ckpt.pt")
-    crops = phantom_crops(checkpoint, 2)
-    half = name != "biovil-t"  # BioViL's network on fewer pixels
+    members = members_of([checkpoint])
+    crops = phantom_crops(members.geometry, checkpoint.intensity, 2)
+    wish = Wish(fp16=name != "biovil-t")  # BioViL's network on fewer pixels
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tier_export.golden, "COUNT", 2)
-        export(checkpoint, [LABELS], crops, folder / "bundle", half, name, lambda _: None)
+        export(members, [LABELS], crops, folder / "bundle", wish, lambda _: None)
     yield Exported(name, checkpoint, load_bundle(folder / "bundle"))
     for path in folder.rglob("*.*t*"):  # 0.3 GB of weights each
         if path.is_file():
@@ -207,7 +210,7 @@ def test_the_manifest_describes_it(exported: Exported) -> None:
     else:
         assert not {"patches", "notes"} & set(source)
     if exported.name != "biovil-t":
-        assert len(manifest.parity["fp16"]["proofs"]) == 2
+        assert len(json.loads(exported.bundle.certificate())["proofs"]["fp16"]) == 2
 
 
 def test_every_heavy_product_is_half(exported: Exported) -> None:

@@ -34,6 +34,7 @@ def test_an_untouched_copy_loads(copy: Path) -> None:
         "image_encoder.fp16.onnx",
         "image_encoder.onnx",
         "manifest.json",
+        "parity.json",
         "queries/chexpert.onnx",
     ]
     assert manifest.default_set == "chexpert"

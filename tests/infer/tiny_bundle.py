@@ -94,7 +94,7 @@ def queries() -> bytes:
         [numpy_helper.from_array(table, "table")],
     )
     rows = [{"id": name, "name": name.capitalize(), "positive": [name]} for name in LABELS]
-    return serialized(graph, labels=json.dumps(rows))
+    return serialized(graph, labels=json.dumps(rows), text_sha256="words")
 
 
 def serialized(graph: onnx.GraphProto, **meta: str) -> bytes:
@@ -145,6 +145,7 @@ def write_bundle(folder: Path, preset: str, cells: int | None = None, **changes:
         "training_data": "none",
         "parity": {},
         "golden": {name: entries[name] for name in vectors},
+        "text": {"sha256": "words"},
     }
     (folder / "manifest.json").write_text(Manifest(**(fields | changes)).to_json())
     return folder

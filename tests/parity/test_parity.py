@@ -17,13 +17,15 @@ from scipy.stats import spearmanr
 
 from tests.conftest import DATA
 from tier_export.crops import phantom_crops
-from tier_export.export import half_encoder, torch_encoder, torch_score
+from tier_export.export import half_encoder
+from tier_export.members import members_of
 from tier_export.parity import (
     GATES,
     Crops,
     Outputs,
     check,
     compare,
+    numpy_score,
     onnx_encoder,
     onnx_query,
     outputs,
@@ -32,9 +34,8 @@ from tier_infer.bundle import Bundle, load_bundle
 from tier_infer.errors import ParityError
 from tier_infer.geometry import GEOMETRIES, to_crop
 from tier_infer.images import load_image
-from tier_infer.label_sets import LabelSet, load_label_set
+from tier_infer.label_sets import load_label_set
 from tier_train.checkpoint import Checkpoint, load_checkpoint
-from tier_train.zero_shot import query_table
 
 PROOFS = ("fp32", "fp16", "fp16 half activations")
 
@@ -44,18 +45,20 @@ class Sides:
 
     def __init__(self, checkpoint: Checkpoint, bundle: Bundle, crops: dict[str, Crops]) -> None:
         self.checkpoint, self.bundle, self.crops = checkpoint, bundle, crops
-        self.labels: LabelSet = load_label_set("chexpert")
-        self.table = query_table(checkpoint.model, checkpoint.tokenizer, self.labels).detach()
+        self.members = members_of([checkpoint])
+        labels = load_label_set("chexpert")
+        self.labels = [label.id for label in labels.labels]
+        self.table = self.members.table(labels)
         self.query = bundle.query_graph("chexpert")
         self.encoders = {
-            "torch": torch_encoder(checkpoint),
+            "torch": self.members.encode,
             "fp32": onnx_encoder(bundle.encoder("fp32")),
             "fp16": onnx_encoder(bundle.encoder("fp16")),
-            "fp16 half activations": half_encoder(checkpoint),
+            "fp16 half activations": half_encoder(self.members),
         }
 
     def reference(self, pixels: NDArray[np.uint8]) -> Outputs:
-        return outputs(self.encoders["torch"], torch_score(self.table), pixels)
+        return outputs(self.encoders["torch"], numpy_score(self.table), pixels)
 
     def exported(self, proof: str, pixels: NDArray[np.uint8]) -> Outputs:
         return outputs(self.encoders[proof], onnx_query(self.query), pixels)
@@ -67,7 +70,7 @@ def sides(site: Path) -> Sides:
     geometry = GEOMETRIES[checkpoint.recipe.geometry]
     films = [load_image(p, checkpoint.intensity).grey for p in sorted((DATA / "nih").glob("*.jpg"))]
     real = Crops(np.stack([to_crop(film, geometry) for film in films]), {}, "NIH")
-    crops = {"phantoms": phantom_crops(checkpoint), "real": real}
+    crops = {"phantoms": phantom_crops(geometry, checkpoint.intensity), "real": real}
     return Sides(checkpoint, load_bundle(site / "bundle"), crops)
 
 
@@ -81,7 +84,7 @@ def test_embeddings_cells_scores_and_auc_agree(sides: Sides, proof: str, picture
     np.testing.assert_allclose(np.linalg.norm(after.image, axis=-1), 1, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(after.patches, axis=-1), 1, atol=1e-5)
     if pictures == "phantoms":
-        assert set(found["dauc"]) == {label.id for label in sides.labels.labels}
+        assert set(found["dauc"]) == set(sides.labels)
     else:
         assert found["max_dauc"] is None  # no truth: not gated, and said so
 

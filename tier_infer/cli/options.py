@@ -22,9 +22,9 @@ def device_option(command: Any) -> Any:
     )(command)
     command = click.option(
         "--precision",
-        type=click.Choice(["auto", "fp32", "fp16"]),
+        type=click.Choice(["auto", "fp32", "fp16", "int8"]),
         default="auto",
-        help="Which encoder of the bundle; auto takes fp32 on a CPU, fp16 on CUDA.",
+        help="Which encoder of the bundle; auto: fp32 on a CPU, fp16 on CUDA. int8 is for CPUs.",
     )(command)
     command = click.option(
         "--device", default="auto", metavar="auto|cpu|cuda", help=DEVICE_HELP, show_default=True

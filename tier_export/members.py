@@ -1,0 +1,114 @@
+"""The K checkpoints that are exported as one encoder; K is 1 most of the time.
+
+An ensemble's score is the mean of its members' Z. Concatenated embeddings, divided by √K on both
+sides of the product, give exactly that, so nothing behind the export learns that K > 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tier_infer.errors import UsageError
+from tier_infer.geometry import GEOMETRIES, Geometry
+from tier_infer.label_sets import LabelSet
+from tier_train.checkpoint import Checkpoint
+from tier_train.recipe import grid_side
+from tier_train.zero_shot import encode_images, query_table
+
+Floats = NDArray[np.float32]
+BATCH = 16  # images per run of the reference; bounds memory, not results
+
+
+@dataclass(frozen=True)
+class Members:
+    """`networks` are computed; `sources` are the checkpoint files that they were made from, the
+    same ones unless weights were averaged."""
+
+    networks: tuple[Checkpoint, ...]
+    sources: tuple[Checkpoint, ...]
+
+    @property
+    def geometry(self) -> Geometry:
+        return GEOMETRIES[self.networks[0].recipe.geometry]
+
+    @property
+    def cells(self) -> int:
+        """Patches per side."""
+        return grid_side(self.networks[0].recipe)
+
+    @property
+    def embed_dim(self) -> int:
+        """D of the bundle: the members' own, added up."""
+        return sum(network.recipe.embed_dim for network in self.networks)
+
+    @property
+    def text_sha256(self) -> str:
+        """Identity of the text towers, in order: query tables belong to them."""
+        each = [network.text_sha256 for network in self.networks]
+        return each[0] if len(each) == 1 else hashlib.sha256("\n".join(each).encode()).hexdigest()
+
+    def encode(self, pixels: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+        """uint8 [N, H, W] → image_e [N, D], patch_e [N, g, g, D]: PyTorch in float32."""
+        parts = [encode_images(network.model, pixels, BATCH) for network in self.networks]
+        image_e, patch_e = joined([p[0] for p in parts]), joined([p[1] for p in parts])
+        return image_e.numpy(), patch_e.numpy()
+
+    def table(self, labels: LabelSet) -> Floats:
+        """float32 [L, D]: q⁺ − q⁻ of every label (eq. 3, 4)."""
+        with torch.no_grad():
+            rows = [query_table(n.model, n.tokenizer, labels) for n in self.networks]
+        return joined(rows).numpy()
+
+    def described(self) -> list[dict[str, Any]]:
+        """What the manifest says of each checkpoint."""
+        return [
+            _describe(source, len(self.networks) < len(self.sources)) for source in self.sources
+        ]
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """K tensors [..., Dₖ] of unit norm → [..., ΣDₖ] of unit norm."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), -1) * len(parts) ** -0.5
+
+
+def members_of(checkpoints: Sequence[Checkpoint]) -> Members:
+    """UsageError where they can't be one encoder: it has one input, one grid and one protocol."""
+    first = checkpoints[0]
+    if len({c.sha256 for c in checkpoints}) != len(checkpoints):
+        raise UsageError("one checkpoint is named twice; an ensemble needs different ones")
+    for other in checkpoints[1:]:
+        for name, a, b in (
+            ("geometry", first.recipe.geometry, other.recipe.geometry),
+            ("patches per side", grid_side(first.recipe), grid_side(other.recipe)),
+            ("global_pool", first.recipe.global_pool, other.recipe.global_pool),
+            ("intensity", first.intensity, other.intensity),
+            ("views", first.views, other.views),
+        ):
+            if a != b:
+                raise UsageError(
+                    f"the checkpoints can't be one encoder: their {name} differ, {a} and {b}"
+                )
+    return Members(tuple(checkpoints), tuple(checkpoints))
+
+
+def _describe(source: Checkpoint, averaged: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "sha256": source.sha256,
+        "recipe": asdict(source.recipe),
+        "text_sha256": source.text_sha256,
+        "alarm": source.alarm,
+    }
+    if averaged:
+        row["combined"] = "average"
+    for key in ("patches", "notes"):  # of imported weights; patches "not trained": no evidence
+        if key in source.training:
+            row[key] = source.training[key]
+    return row

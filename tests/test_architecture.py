@@ -58,6 +58,8 @@ def test_the_import_contracts_hold(checkout: Path) -> None:
         ("tier_infer/dicom/read.py", "import torch"),
         ("tier_infer/metrics.py", "def late():\n    from sklearn import metrics"),
         ("tier_infer/bundle.py", "import tier_train.loss"),
+        ("tier_infer/engine.py", "def late():\n    import tokenizers"),  # sentences.py alone may
+        ("tier_infer/sentences.py", "def late():\n    import transformers"),
         ("tier_train/train.py", "import tier_export.parity"),
         ("tier_train/model.py", "import onnx"),
     ],
@@ -121,12 +123,30 @@ def test_help_loads_neither_engine_nor_reader(site: Path) -> None:
     assert not loaded & {*TRAINING, *READING, "onnxruntime", "tier_infer.report.page"}
 
 
-def test_no_socket_is_opened(site: Path) -> None:
+@pytest.fixture(scope="module")
+def query(site: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Arguments that ask a sentence of a bundle with its text tower."""
+    from tests.spoken import speaking  # imports what trains
+
+    bundle = speaking(site, tmp_path_factory.mktemp("speaking") / "bundle")
+    return ["study.dcm", "--bundle", str(bundle), "--query", "Edema.", "--against", "No edema."]
+
+
+def test_a_sentence_loads_its_tokenizer_and_nothing_of_training(
+    site: Path, query: list[str]
+) -> None:
+    loaded = modules_after(site, *query)
+    assert "tokenizers" in loaded
+    assert not loaded & ({*TRAINING, *READING, "huggingface_hub", "ssl"} - {"tokenizers"})
+
+
+def test_no_socket_is_opened(site: Path, query: list[str]) -> None:
     """Neither by the process with the model nor by the child that reads."""
     hook = "import sys; sys.addaudithook(lambda e, a: e.startswith('socket') and sys.exit(99))\n"
-    command = [sys.executable, "-c", hook + "from tier_infer.cli import main; main()", "study.dcm"]
-    done = subprocess.run(command, cwd=site, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    for args in (["study.dcm"], query):
+        command = [sys.executable, "-c", hook + "from tier_infer.cli import main; main()", *args]
+        done = subprocess.run(command, cwd=site, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
     child = [sys.executable, "-c", hook + "from tier_infer.reader_child import main; main()"]
     asked = wire.request(
         path="study.dcm",
@@ -176,6 +196,7 @@ def test_the_base_install_is_the_runtime_alone() -> None:
     assert base == {"numpy", "pillow", "pydicom", "click", "pyjpegls"}
     extras = project["optional-dependencies"]
     assert [name.partition(">")[0] for name in extras["cpu"]] == ["onnxruntime"]
+    assert [name.partition(">")[0] for name in extras["query"]] == ["tokenizers"]
 
 
 def test_constraints_name_no_address_and_hash_everything_but_torch() -> None:

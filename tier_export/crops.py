@@ -1,4 +1,6 @@
-"""The crops that parity is measured on: the user's radiographs, else phantoms."""
+"""The crops that parity is measured on, and those that INT8 is calibrated on: the user's
+radiographs, or phantoms. No crop serves both, unless a manifest has no test rows.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,16 @@ from tier_infer.geometry import Geometry, to_crop
 from tier_infer.images import load_image
 from tier_infer.intensity import to_8bit
 from tier_infer.label_sets import column_id
-from tier_train.data.dataset import truth_table
+from tier_train.data.dataset import Dataset, Row, truth_table
 from tier_train.data.manifest import read_manifest
 from tier_train.phantoms.phantom import FINDINGS, draw_phantom
 
+PHANTOMS = "phantoms"
 PHANTOM_SEED = 20221213  # no training set uses it: the first version of the paper's date
 PHANTOM_COUNT = 320  # at a prevalence of 0.16 about 51 × 269 pairs a label, 7e-5 of AUC each
 MAX_CROPS = 512
+CALIBRATION_COUNT = 128  # ranges from 64 to 256 crops scored alike
+FIRST_CALIBRATION = 100_000  # index of a phantom that parity is never measured on
 
 
 def phantom_crops(
@@ -38,7 +43,34 @@ def phantom_crops(
 def manifest_crops(path: Path, geometry: Geometry, intensity: str, limit: int = MAX_CROPS) -> Crops:
     """The manifest's test rows (all rows if it has none), at most `limit`, evenly taken."""
     manifest = read_manifest(path)
-    rows = manifest.split("test") or list(manifest.rows)
+    return _crops_of(
+        manifest, manifest.split("test") or list(manifest.rows), geometry, intensity, limit
+    )
+
+
+def calibration_crops(source: str, geometry: Geometry, intensity: str) -> Crops:
+    """`source` is a manifest, of which test rows are never taken, or the word phantoms."""
+    if source == PHANTOMS:
+        return phantom_crops(geometry, intensity, CALIBRATION_COUNT, FIRST_CALIBRATION)
+    path = Path(source)
+    if not path.is_file():
+        raise UsageError(
+            f"--int8 {source} is no file; give a manifest of radiographs, or the word {PHANTOMS}"
+        )
+    manifest = read_manifest(path)
+    rows = [row for row in manifest.rows if row.split != "test"]
+    if not rows:
+        raise UsageError(
+            f"{path} has only test rows, and on those the gate is measured; --int8 needs train or "
+            f"val rows, or the word {PHANTOMS}"
+        )
+    return _crops_of(manifest, rows, geometry, intensity, CALIBRATION_COUNT)
+
+
+def _crops_of(
+    manifest: Dataset, rows: list[Row], geometry: Geometry, intensity: str, limit: int
+) -> Crops:
+    path = manifest.path
     rows = rows[:: -(-len(rows) // limit)]
     if manifest.intensity not in ("", intensity):
         raise UsageError(f"{path} names intensity {manifest.intensity}, the checkpoint {intensity}")
@@ -52,5 +84,5 @@ def manifest_crops(path: Path, geometry: Geometry, intensity: str, limit: int = 
             raise UsageError(f"{path} line {row.number}, {row.image_path}: {refusal}") from None
     columns = {column_id(column): column for column in manifest.label_columns}
     return Crops(
-        np.stack(crops), truth_table(rows, columns), f"{len(rows)} images of {manifest.name}"
+        np.stack(crops), truth_table(rows, columns), f"{len(rows)} images of {path.name}"
     )

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from tier_export.certificate import Prover, certificate_file, summary
-from tier_export.fp16 import half_share, to_fp16
+from tier_export import OPSET
+from tier_export.average import compared
+from tier_export.certificate import Prover, certificate_file, cpu, summary
+from tier_export.fp16 import half_facts, to_fp16
 from tier_export.golden import make_golden
 from tier_export.graphs import check_signature, encoder_graph
 from tier_export.half import HalfEncoder
+from tier_export.int8 import fit_int8
+from tier_export.lint import check_set, told
 from tier_export.members import BATCH, Members, joined
 from tier_export.parity import Crops, Encode, Floats, numpy_score, onnx_encoder
-from tier_export.queries import OPSET, check_directions, check_prompts, query_graph
+from tier_export.queries import check_prompts, query_graph, set_entry
+from tier_export.text_graph import text_files
 from tier_export.writing import Files, check_target, write_bundle
 from tier_infer.bundle import CERTIFICATE, ENCODERS, Manifest, sha256
+from tier_infer.errors import ParityError
 from tier_infer.geometry import described
 from tier_infer.label_sets import LabelSet
 
 Say = Callable[[str], None]
-CPU = f"onnxruntime {onnxruntime.__version__} cpu"
 HALF = "torch cpu, half activations"
 
 
@@ -45,41 +49,71 @@ def export(
 ) -> tuple[Manifest, Prover]:
     """Writes `target`, or raises ParityError and leaves what was there."""
     check_target(target)
-    tables, queries = query_files(members, sets, wish.opset)
+    try:
+        manifest, prover, files = build(members, sets, crops, wish, say)
+    except ParityError as error:
+        raise ParityError(f"{error}; no bundle was written") from None
+    write_bundle(target, manifest, files)
+    return manifest, prover
+
+
+def build(
+    members: Members, sets: Sequence[LabelSet], crops: Crops, wish: Wish, say: Say
+) -> tuple[Manifest, Prover, Files]:
+    """Every file of the bundle but manifest.json, each proven; ParityError."""
+    tables, queries = query_files(members, sets, wish.opset, say)
     say(f"building {ENCODERS['fp32']}")
     encoder = encoder_graph(members, wish.opset)
     signature = check_signature(encoder, members)
-    files: Files = {ENCODERS["fp32"]: encoder.SerializeToString()}
     say(f"measuring parity on {crops.source}")
     prover = prover_of(members, sets, tables, queries, crops)
-    prove(prover, members, "fp32", files[ENCODERS["fp32"]])
+    first = sets[0]
+    image_e = prover.exact[first.id].image
+    prover.compared = compared(members, image_e, tables[first.id], first, crops)
+    encoders: Files = {}
+
+    def keep(precision: str, graph: bytes) -> None:
+        prove(prover, members, precision, graph)
+        encoders[ENCODERS[precision]] = graph
+
+    keep("fp32", encoder.SerializeToString())
     if wish.fp16:
         say(f"building {ENCODERS['fp16']}")
         half = to_fp16(encoder)
         check_signature(half, members)
-        if half_share(half) < 0.95:
-            raise RuntimeError(f"only {half_share(half):.0%} of the FP16 twin is half")
-        files[ENCODERS["fp16"]] = half.SerializeToString()
-        prove(prover, members, "fp16", files[ENCODERS["fp16"]])
-    golden = make_golden(members, tables, queries)
-    certificate = {CERTIFICATE: certificate_file(prover, files)}
+        keep("fp16", half.SerializeToString())
+        prover.facts["fp16"] = half_facts(encoders[ENCODERS["fp16"]], encoders[ENCODERS["fp32"]])
+    if wish.int8 is not None:
+        say(f"building {ENCODERS['int8']}")
+        quantised, prover.facts["int8"] = fit_int8(
+            encoder, wish.int8, lambda graph: prove(prover, members, "int8", graph), say
+        )
+        check_signature(quantised, members)
+        encoders[ENCODERS["int8"]] = quantised.SerializeToString()
+    files = {f"queries/{set_id}.onnx": data for set_id, data in queries.items()}
+    text: dict[str, Any] = {"sha256": members.text_sha256}
+    if wish.text:
+        say("building the text tower")
+        sentences = [p for s in sets for row in s.labels for p in (*row.positive, *row.negative)]
+        spoken, text, prover.facts["text"] = text_files(members, sentences, wish.opset)
+        files |= spoken
+    golden = make_golden(members, tables, queries, encoders.get(ENCODERS["int8"]))
     manifest = Manifest(
         **_network(members, signature),
         files={
-            file: entry(files[file]) | {"precision": precision}
+            file: entry(encoders[file]) | {"precision": precision}
             for precision, file in ENCODERS.items()
-            if file in files
+            if file in encoders
         },
         label_sets={s.id: set_entry(s, queries[s.id]) for s in sets},
         default_set=sets[0].id,
         parity=summary(prover),
         golden={path: entry(data) for path, data in golden.items()},
-        text={"sha256": members.text_sha256},
-        certificate={path: entry(data) for path, data in certificate.items()},
+        text=text,
     )
-    named = {f"queries/{set_id}.onnx": data for set_id, data in queries.items()}
-    write_bundle(target, manifest, files | named | golden | certificate)
-    return manifest, prover
+    certificate = certificate_file(prover, encoders, manifest)  # it names the bundle's hash
+    manifest = replace(manifest, certificate={CERTIFICATE: entry(certificate)})
+    return manifest, prover, files | encoders | golden | {CERTIFICATE: certificate}
 
 
 def prover_of(
@@ -98,21 +132,23 @@ def prover_of(
 
 def prove(prover: Prover, members: Members, precision: str, graph: bytes) -> None:
     """Every machine at hand that can say something about this precision; ParityError."""
-    prover.prove(precision, CPU, onnx_encoder(graph))
+    prover.prove(precision, cpu(), onnx_encoder(graph))
     if precision == "fp16":  # onnxruntime computes it in float32 on a CPU
         prover.prove(precision, HALF, half_encoder(members))
 
 
 def query_files(
-    members: Members, sets: Sequence[LabelSet], opset: int
+    members: Members, sets: Sequence[LabelSet], opset: int, say: Say
 ) -> tuple[dict[str, Floats], Files]:
     """set → its table float32 [L, D], and its graph."""
     tables, queries = {}, {}
+    readers = [network.tokenizer for network in members.networks]
     for labels in sets:
-        for network in members.networks:
-            check_prompts(network.tokenizer, labels)
+        for reader in readers:
+            check_prompts(reader, labels)
         table = members.table(labels)
-        check_directions(table, labels)
+        for line in told(check_set(labels, table, readers)):
+            say(f"{labels.id}: {line}")
         tables[labels.id] = table
         graph = query_graph(table, labels, members.text_sha256, opset)
         queries[labels.id] = graph.SerializeToString()
@@ -138,14 +174,14 @@ def _half(half: HalfEncoder, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.
 def _network(members: Members, signature: dict[str, Any]) -> dict[str, Any]:
     """The manifest's fields that say what the encoder is and whose images it takes."""
     first = members.networks[0]
-    data = str(first.training.get("data", "unknown"))
     count = len(members.sources)
+    how = ", average of" if len(members.networks) < count else " x"
     query = {
         "inputs": {"embeddings": ["M", members.embed_dim]},
         "outputs": {"scores": ["M", "L"]},
     }
     return {
-        "name": f"{data} {first.recipe.name}" + (f" x {count}" if count > 1 else ""),
+        "name": f"{members.data} {first.recipe.name}" + (f"{how} {count}" if count > 1 else ""),
         "embed_dim": members.embed_dim,
         "grid": (members.cells, members.cells),
         "geometry": described(members.geometry),
@@ -154,14 +190,9 @@ def _network(members: Members, signature: dict[str, Any]) -> dict[str, Any]:
         "graph": {"encoder": signature, "query": query},
         "views": first.views,
         "checkpoint": members.described(),
-        "training_data": data,
+        "training_data": members.data,
     }
 
 
 def entry(data: bytes) -> dict[str, Any]:
     return {"sha256": sha256(data), "bytes": len(data)}
-
-
-def set_entry(labels: LabelSet, graph: bytes) -> dict[str, Any]:
-    ids = [label.id for label in labels.labels]
-    return {"path": f"queries/{labels.id}.onnx", **entry(graph), "labels": ids}

@@ -9,9 +9,13 @@ too (`MIN_FAN_IN`).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from tier_infer.errors import ParityError
 
 HEAVY = {"Conv", "Gemm", "MatMul"}
 SHAPES = {"Concat", "Reshape", "Shape", "Squeeze", "Transpose", "Unsqueeze"}
@@ -21,13 +25,14 @@ KEPT = {"LayerNormalization"}  # as in CLIP's own half arithmetic: squares beyon
 # Rounding errors average out over the weights of one output. The narrow network's stem has 9 of
 # them and alone made two thirds of the FP16 error (1.5e-3 of 2.1e-3 in Z); ResNet-50's has 147.
 MIN_FAN_IN = 32
+MIN_SHARE = 0.95  # of the weights: below it the twin is none
 UP, DOWN = "_fp32", "_fp16"  # what a tensor is called in the precision it was not made in
 
 
 def to_fp16(source: onnx.ModelProto) -> onnx.ModelProto:
     """The BN-folded fp32 encoder → its FP16 twin; the source is left as it is."""
     model = onnx.shape_inference.infer_shapes(source, strict_mode=True)
-    floats = _float_tensors(model)
+    floats = _tensors(model, TensorProto.FLOAT)
     weights = {tensor.name for tensor in model.graph.initializer}
     tower = _tower(model)
     half = [i in tower and node.op_type not in KEPT for i, node in enumerate(model.graph.node)]
@@ -85,15 +90,15 @@ def _tower(model: onnx.ModelProto) -> set[int]:
     return tower
 
 
-def _float_tensors(model: onnx.ModelProto) -> set[str]:
-    """Names of the float32 tensors; shapes and indices are integers and have no half."""
+def _tensors(model: onnx.ModelProto, wanted: int) -> set[str]:
+    """Names of the tensors of one type; shapes and indices are integers and have no half."""
     values = [*model.graph.input, *model.graph.value_info, *model.graph.output]
     kinds = {v.name: v.type.tensor_type.elem_type for v in values}
     kinds |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     unknown = {name for node in model.graph.node for name in node.output} - set(kinds)
     if unknown:
         raise RuntimeError(f"the type of {min(unknown)} can't be inferred")
-    return {name for name, kind in kinds.items() if kind == TensorProto.FLOAT}
+    return {name for name, kind in kinds.items() if kind == wanted}
 
 
 def _cast(name: str, to: str, kind: int) -> onnx.NodeProto:
@@ -122,3 +127,83 @@ def half_share(model: onnx.ModelProto) -> float:
     sizes = [(t.data_type, int(np.prod(t.dims))) for t in model.graph.initializer]
     half = sum(size for kind, size in sizes if kind == TensorProto.FLOAT16)
     return half / max(1, sum(size for _, size in sizes))
+
+
+def half_facts(half: bytes, source: bytes) -> dict[str, Any]:
+    """What the written FP16 twin is made of, read from its bytes and those of the fp32 encoder.
+
+    half_share 0 to 1, bytes, ratio to fp32's bytes, casts_added, and `kept`: every operator that
+    computes in float32 with its weight, if it has one, and the reason. ParityError for a twin that
+    is hardly half.
+    """
+    model, exact = (onnx.load_model_from_string(data) for data in (half, source))
+    share = half_share(model)
+    if share < MIN_SHARE:
+        raise ParityError(
+            f"only {share:.0%} of the weights of the FP16 encoder are half, at least "
+            f"{MIN_SHARE:.0%} are needed; leave --fp16 out"
+        )
+    casts = [[n.op_type for n in m.graph.node].count("Cast") for m in (model, exact)]
+    kept = _kept(model)
+    reasons = ", ".join(dict.fromkeys(row["reason"].partition(":")[0] for row in kept))
+    return {
+        "half_share": share,
+        "bytes": len(half),
+        "ratio": len(half) / len(source),
+        "casts_added": casts[0] - casts[1],
+        "kept": kept,
+        "summary": f"{share:.1%} of weights half, {casts[0] - casts[1]} casts; "
+        f"in float32: {reasons}",
+    }
+
+
+def _kept(model: onnx.ModelProto) -> list[dict[str, str]]:
+    """The operators that compute in float32; what only moves values computes nothing."""
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    floats, halves = _tensors(model, TensorProto.FLOAT), _tensors(model, TensorProto.FLOAT16)
+    weights = {t.name: t for t in model.graph.initializer if np.prod(t.dims) > 1}
+    nodes = list(model.graph.node)
+    before = _before_half(nodes, halves)
+    behind_stem: set[str] = set()  # float32 tensors that a float32 Conv leads to
+    rows = []
+    for i, node in enumerate(nodes):
+        if node.output[0] not in floats:
+            continue
+        if i in before and (node.op_type == "Conv" or behind_stem & set(node.input)):
+            behind_stem |= set(node.output)
+        if node.op_type in SHAPES | PARTS | {"Cast"}:
+            continue
+        weight = next((name for name in node.input[1:] if name in weights), "")
+        row = {"node": node.name, "op": node.op_type}
+        if weight and node.op_type in HEAVY | KEPT:
+            row["weight"] = weight
+        few = behind_stem & set(node.output)
+        fan_in = int(np.prod(weights[weight].dims[1:])) if node.op_type == "Conv" else 0
+        rows.append(row | {"reason": _reason(node, i in before, bool(few), fan_in)})
+    return rows
+
+
+def _before_half(nodes: list[onnx.NodeProto], halves: set[str]) -> set[int]:
+    """Indices of the nodes that something half is made of."""
+    needed = set(halves)
+    found = set()
+    for i in reversed(range(len(nodes))):
+        if needed & set(nodes[i].output):
+            needed |= set(nodes[i].input)
+            found.add(i)
+    return found
+
+
+def _reason(node: onnx.NodeProto, before: bool, in_stem: bool, fan_in: int) -> str:
+    if node.op_type in KEPT:
+        return "LayerNorm: squares beyond 65504 are infinite in half"
+    if in_stem:
+        if not fan_in:
+            return "stem: it follows the Conv of few weights"
+        return f"stem: {fan_in} weights per output, rounding errors do not average out"
+    if before:
+        return "resampling of the pixels" if node.op_type in HEAVY else "normalisation"
+    if node.op_type == "ReduceMean":
+        return "mean over patches"
+    joins = node.op_type == "Mul" and node.input[0] != node.input[1]
+    return "joining of the members" if joins else "unit norm"

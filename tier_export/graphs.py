@@ -15,8 +15,8 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from tier_export import OPSET
 from tier_export.members import Members, joined
-from tier_export.queries import OPSET
 from tier_infer.bundle import NOTICE
 from tier_infer.geometry import described
 from tier_train.model import DualEncoder
@@ -41,15 +41,30 @@ def encoder_graph(members: Members, opset: int = OPSET) -> onnx.ModelProto:
     side = members.geometry.crop
     wrapper = ImageEncoderGraph([network.model for network in members.networks]).eval()
     example = torch.zeros(2, side, side, dtype=torch.uint8)
+    outputs = ("image_embedding", "patch_embeddings")
+    graph = exported(wrapper, {"pixels": (example, {0: "N"})}, outputs, opset)
+    helper.set_model_props(graph, properties(members))
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
+
+
+def exported(
+    module: nn.Module,
+    inputs: dict[str, tuple[Tensor, dict[int, str]]],
+    outputs: Sequence[str],
+    opset: int,
+) -> onnx.ModelProto:
+    """`module` as a graph in one file; of each argument of its forward an example and its dynamic
+    axes by name. Nothing in it tells where it was made."""
     with quiet():
         program = torch.onnx.export(
-            wrapper,
-            (example,),
+            module,
+            tuple(example for example, _ in inputs.values()),
             dynamo=True,
             opset_version=opset,
-            input_names=["pixels"],
-            output_names=["image_embedding", "patch_embeddings"],
-            dynamic_shapes={"pixels": {0: "N"}},
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes={name: axes for name, (_, axes) in inputs.items()},
             external_data=False,
             verbose=False,
         )
@@ -58,8 +73,6 @@ def encoder_graph(members: Members, opset: int = OPSET) -> onnx.ModelProto:
     found = {o.domain: o.version for o in graph.opset_import}.get("")
     if found != opset:  # torch falls back to another opset without an error
         raise RuntimeError(f"torch exported opset {found}, {opset} was asked for")
-    helper.set_model_props(graph, properties(members))
-    onnx.checker.check_model(graph, full_check=True)
     return graph
 
 
@@ -79,12 +92,14 @@ def strip(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def properties(members: Members) -> dict[str, str]:
     """What a user of the file alone must know: how its pixels are made, and what it is for."""
-    return {
+    found = {
         "geometry": json.dumps(described(members.geometry), sort_keys=True),
         "intensity": members.networks[0].intensity,
         "checkpoints": json.dumps([source.sha256 for source in members.sources]),
         "notice": NOTICE,
     }
+    averaged = len(members.networks) < len(members.sources)
+    return found | ({"combined": "average"} if averaged else {})
 
 
 def check_signature(model: onnx.ModelProto, members: Members) -> dict[str, Any]:

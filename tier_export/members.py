@@ -20,11 +20,14 @@ from tier_infer.errors import UsageError
 from tier_infer.geometry import GEOMETRIES, Geometry
 from tier_infer.label_sets import LabelSet
 from tier_train.checkpoint import Checkpoint
+from tier_train.model import DualEncoder
 from tier_train.recipe import grid_side
 from tier_train.zero_shot import encode_images, query_table
 
 Floats = NDArray[np.float32]
 BATCH = 16  # images per run of the reference; bounds memory, not results
+GRAPH_LIMIT = 2**31 - 1  # bytes of one protobuf message, and a graph is one file here
+NODES = 2**20  # bytes of one member's graph beside its weights; ResNet-50 and ViT-B/32 take less
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,23 @@ class Members:
     def embed_dim(self) -> int:
         """D of the bundle: the members' own, added up."""
         return sum(network.recipe.embed_dim for network in self.networks)
+
+    @property
+    def prompts(self) -> str:
+        """The label set that the recipes name; UsageError where they name different ones."""
+        named = list(dict.fromkeys(source.recipe.prompts for source in self.sources))
+        if len(named) > 1:
+            raise UsageError(
+                f"the checkpoints' recipes name different label sets: {', '.join(named)}; choose "
+                "with --queries"
+            )
+        return named[0]
+
+    @property
+    def data(self) -> str:
+        """Names of the training data, each once."""
+        names = (str(source.training.get("data", "unknown")) for source in self.sources)
+        return ", ".join(dict.fromkeys(names))
 
     @property
     def text_sha256(self) -> str:
@@ -79,24 +99,58 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), -1) * len(parts) ** -0.5
 
 
-def members_of(checkpoints: Sequence[Checkpoint]) -> Members:
-    """UsageError where they can't be one encoder: it has one input, one grid and one protocol."""
+def members_of(checkpoints: Sequence[Checkpoint], names: Sequence[str] = ()) -> Members:
+    """An ensemble, or one network. `names` are what messages call the checkpoints, e.g. paths.
+
+    Raises UsageError where they can't be one encoder: it has one input, one grid and one protocol,
+    and fits into one file.
+    """
+    called = list(names) or [c.sha256[:12] for c in checkpoints]
+    check_alike(checkpoints, called)
+    _check_size([c.model for c in checkpoints])
+    return Members(tuple(checkpoints), tuple(checkpoints))
+
+
+def check_alike(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> None:
+    """UsageError for one checkpoint under two names, and for two that see different images."""
     first = checkpoints[0]
-    if len({c.sha256 for c in checkpoints}) != len(checkpoints):
-        raise UsageError("one checkpoint is named twice; an ensemble needs different ones")
-    for other in checkpoints[1:]:
-        for name, a, b in (
+    seen: dict[str, str] = {}
+    for name, other in zip(names, checkpoints, strict=True):
+        if other.sha256 in seen:
+            raise UsageError(
+                f"{seen[other.sha256]} and {name} are one checkpoint, which would count twice; "
+                "name different ones"
+            )
+        seen[other.sha256] = name
+        for what, a, b in (
             ("geometry", first.recipe.geometry, other.recipe.geometry),
             ("patches per side", grid_side(first.recipe), grid_side(other.recipe)),
             ("global_pool", first.recipe.global_pool, other.recipe.global_pool),
             ("intensity", first.intensity, other.intensity),
-            ("views", first.views, other.views),
+            ("views", " and ".join(first.views), " and ".join(other.views)),
         ):
             if a != b:
                 raise UsageError(
-                    f"the checkpoints can't be one encoder: their {name} differ, {a} and {b}"
+                    f"{names[0]} and {name} can't be one encoder: {what} is {a} in one and {b} in "
+                    "the other; export them one by one"
                 )
-    return Members(tuple(checkpoints), tuple(checkpoints))
+
+
+def weight_bytes(model: DualEncoder) -> int:
+    """Of the image tower in float32: what the encoder's file holds, BatchNorm folded."""
+    return sum(4 * weight.numel() for weight in model.image.parameters())
+
+
+def _check_size(models: Sequence[DualEncoder]) -> None:
+    """UsageError before a graph is built that can't be written."""
+    sizes = np.cumsum([weight_bytes(model) + NODES for model in models])
+    if sizes[-1] > GRAPH_LIMIT:
+        fit = int((sizes <= GRAPH_LIMIT).sum())
+        raise UsageError(
+            f"{len(models)} checkpoints make an encoder of {sizes[-1] / 1e9:.2f} GB; one ONNX file "
+            f"holds at most {GRAPH_LIMIT / 1e9:.2f} GB, which is the first {fit}; name fewer, or "
+            "average their weights with --average"
+        )
 
 
 def _describe(source: Checkpoint, averaged: bool) -> dict[str, Any]:

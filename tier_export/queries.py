@@ -5,20 +5,23 @@ Needs no torch: the table may come from a checkpoint or from an exported text to
 
 from __future__ import annotations
 
-import itertools
 import json
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from tier_export import OPSET
+from tier_infer.bundle import sha256
 from tier_infer.errors import UsageError
 from tier_infer.label_sets import LabelSet
 
-OPSET = 18
 IR_VERSION = 10
+EQUAL = 1e-6  # components of two directions that differ by less are rounding
+SHOWN = 60  # characters of a prompt that a message repeats
+BLOCK = 256  # rows of a table held against all others at once; bounds memory
 
 
 class Reads(Protocol):
@@ -53,6 +56,7 @@ def query_graph(
         {
             "id": label.id,
             "name": label.name,
+            "names": label.names,
             "positive": list(label.positive),
             "negative": list(label.negative),
             "codes": label.codes,
@@ -65,27 +69,46 @@ def query_graph(
     return model
 
 
+def set_entry(labels: LabelSet, graph: bytes) -> dict[str, Any]:
+    """What the manifest says of a label set."""
+    ids = [label.id for label in labels.labels]
+    path = f"queries/{labels.id}.onnx"
+    return {"path": path, "sha256": sha256(graph), "bytes": len(graph), "labels": ids}
+
+
 def check_prompts(tokenizer: Reads, labels: LabelSet) -> None:
     """A prompt that the text tower can't read would still get an embedding, of nothing."""
-    for label in labels.labels:
-        for prompt in (*label.positive, *label.negative):
-            if not tokenizer.can_read(prompt):
-                raise UsageError(
-                    f"label {label.id}: the vocabulary of this checkpoint has no letters for part "
-                    f"of {prompt!r}; write it in the language of the training text"
-                )
-            if len(tokenizer.uncut(prompt)) > tokenizer.max_tokens:
-                raise UsageError(
-                    f"label {label.id}: a prompt is longer than {tokenizer.max_tokens} tokens"
-                )
+    asked = {prompt: x.id for x in labels.labels for prompt in (*x.positive, *x.negative)}
+    for prompt, label in asked.items():
+        shown = repr(prompt if len(prompt) <= SHOWN else prompt[: SHOWN - 1] + "…")
+        if not tokenizer.can_read(prompt):
+            raise UsageError(
+                f"label {label}: the vocabulary has no letters for part of {shown}, or a part of "
+                "it is a sign that means something else to it; write plain words in the language "
+                "of the training text"
+            )
+        count = len(tokenizer.uncut(prompt))
+        if count > tokenizer.max_tokens:
+            raise UsageError(
+                f"label {label}: {shown} has {count} tokens, longer than {tokenizer.max_tokens} "
+                "tokens is cut; make two sentences of it"
+            )
 
 
 def check_directions(table: NDArray[np.float32], labels: LabelSet) -> None:
     """q⁺ − q⁻ of zero scores every image 0; two equal rows are one label under two names."""
     names = [label.id for label in labels.labels]
-    for row, name in zip(table, names, strict=True):
-        if np.abs(row).max() < 1e-6:
-            raise UsageError(f"label {name}: its positive and negative sentences mean the same")
-    for first, second in itertools.combinations(range(len(names)), 2):
-        if np.abs(table[first] - table[second]).max() < 1e-6:
-            raise UsageError(f"labels {names[first]} and {names[second]} have the same sentences")
+    zero = np.flatnonzero(np.abs(table).max(1) < EQUAL)
+    if len(zero):
+        raise UsageError(
+            f"label {names[zero[0]]}: its positive and negative sentences mean the same"
+        )
+    exact = table.astype(np.float64)  # so that the difference of squares is a distance
+    squares = (exact * exact).sum(1)
+    for start in range(0, len(exact), BLOCK):
+        rows, rest = slice(start, start + BLOCK), slice(start, None)
+        apart = squares[rows, None] + squares[rest] - 2 * exact[rows] @ exact[rest].T
+        near = np.argwhere(apart <= table.shape[1] * EQUAL**2) + start
+        for i, j in near[near[:, 0] < near[:, 1]]:
+            if np.abs(exact[i] - exact[j]).max() < EQUAL:
+                raise UsageError(f"labels {names[i]} and {names[j]} have the same sentences")

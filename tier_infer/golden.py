@@ -8,6 +8,9 @@ golden/image_embeddings.npy    float32 [N, D]
 golden/patch_embeddings.npy    float32 [N, g, g, D], g = manifest.cells
 golden/golden.json             gates, source, and per label set its SHA-256 and the scores [N, L]
 
+The gates of fp32 and fp16 are fixed; that of int8 is what its graph showed at the export, and a
+quarter more.
+
 Scores belong to one version of a label set. Where a set was replaced since, only embeddings count.
 """
 
@@ -48,7 +51,7 @@ class Golden:
     image: Floats  # [N, D]
     patches: Floats  # [N, g, g, D]
     scores: dict[str, SetScores]
-    gates: dict[str, dict[str, float]]  # precision → max_dz, max_dcell, as the export gated them
+    gates: dict[str, dict[str, float]]  # precision → max_dz, max_dcell, of the bundle's own
     source: str  # what was drawn, and what computed the numbers
 
 

@@ -5,6 +5,7 @@
     [[label]]
     id = "pneumonia"                             # what --labels takes
     name = "Pneumonia"                           # what people read; default: from the id
+    names = { de = "Pneumonie", pt-BR = "Pneumonia" }  # optional, by language (BCP 47)
     positive = ["Pneumonia is present."]
     codes = { SNOMED = "233604007" }             # optional
 
@@ -12,6 +13,8 @@ Instead of prompts a set may give templates, `positive_template = "{} is present
 `positive_parts = [["", "mild"], ["edema"], ["left", "right"]]` for every sentence of one part each.
 A label without any negative sentence is scored against nothing (q⁻ = 0). A sentence that stands
 twice weighs twice in the mean; only a set that repeats somebody's protocol has a use for that.
+`name` is English unless the set says `language = "de"`; sentences are always in the language of the
+training text.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ import itertools
 import math
 import re
 import tomllib
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +34,10 @@ from tier_infer.errors import UsageError
 FOLDER = Path(__file__).with_name("label_sets")
 MAX_SENTENCES = 1000  # per label, of parts
 _ID = re.compile(r"[a-z0-9][a-z0-9_]*")
+# BCP 47: language, script, region, variants; extensions say nothing about a name
+_LANGUAGE = re.compile(
+    r"[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?(-([a-z0-9]{5,8}|[0-9][a-z0-9]{3}))*"
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Label:
     positive: tuple[str, ...]
     negative: tuple[str, ...]
     codes: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)  # language → name, that of `name` included
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,21 @@ class LabelSet:
 
 
 def normal_id(text: str) -> str:
-    """'Pleural Effusion', 'pleural-effusion' and 'PLEURAL_EFFUSION' are one label."""
-    return re.sub(r"[\s_\-]+", "_", text.strip().lower())
+    """'Pleural Effusion', 'pleural-effusion' and 'PLEURAL_EFFUSION' are one label, and so are
+    'Herzvergrößerung' and 'HERZVERGRÖSSERUNG', whether ö is one code point or two."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return re.sub(r"[\s_\-]+", "_", folded.strip())
+
+
+def language_code(text: str) -> str:
+    """The code as BCP 47 writes it, 'PT_br' as pt-BR; UsageError for what is none."""
+    first, *rest = text.strip().replace("_", "-").lower().split("-")
+    styled = [p.upper() if len(p) == 2 else p.title() if re.fullmatch("[a-z]{4}", p) else p
+              for p in rest]  # fmt: skip
+    code = "-".join((first, *styled))
+    if not _LANGUAGE.fullmatch(code):
+        raise UsageError(f"{text!r} is no language code (BCP 47) such as de, pt-BR or zh-Hant")
+    return code
 
 
 def column_id(text: str) -> str:
@@ -82,7 +105,7 @@ def set_from_names(set_id: str, names: list[str]) -> LabelSet:
 
 
 def parse_label_set(table: dict[str, Any], source: str) -> LabelSet:
-    known = {"set", "negative", "positive_template", "negative_template", "label"}
+    known = {"set", "language", "negative", "positive_template", "negative_template", "label"}
     _refuse_unknown(table, known, source)
     for key in ("positive_template", "negative_template"):
         template = table.get(key, "{}")
@@ -96,23 +119,37 @@ def parse_label_set(table: dict[str, Any], source: str) -> LabelSet:
         raise UsageError(f"label set {source} has no [[label]] entry")
     labels = tuple(_parse_label(row, table, source) for row in rows)
     ids = [label.id for label in labels]
-    if len(set(ids)) != len(ids):
-        twice = sorted({i for i in ids if ids.count(i) > 1})
+    twice = sorted(i for i, count in Counter(ids).items() if count > 1)
+    if twice:
         raise UsageError(f"label set {source} names a label twice: {', '.join(twice)}")
+    _check_names(labels, source)
     return LabelSet(set_id, labels)
+
+
+def _check_names(labels: tuple[Label, ...], source: str) -> None:
+    ids = {label.id for label in labels}
+    for label in labels:
+        others = {normal_id(name) for name in label.names.values()} & ids - {label.id}
+        if others:
+            raise UsageError(
+                f"label set {source}: a name of {label.id} is the id of another label, "
+                f"{min(others)}; nobody could tell which one is meant"
+            )
 
 
 def _parse_label(row: object, table: dict[str, Any], source: str) -> Label:
     if not isinstance(row, dict):
         raise UsageError(f"label set {source}: every label is a [[label]] table")
-    _refuse_unknown(row, {"id", "name", "positive", "positive_parts", "negative", "codes"}, source)
+    known = {"id", "name", "names", "positive", "positive_parts", "negative", "codes"}
+    _refuse_unknown(row, known, source)
     label_id = normal_id(str(row.get("id", "")))
     if not _ID.fullmatch(label_id):
         raise UsageError(f"label set {source}: {row.get('id')!r} is no label id")
     name = row.get("name", label_id.replace("_", " ").capitalize())
     codes = row.get("codes", {})
-    if not isinstance(name, str) or not name.strip():
-        raise UsageError(f"label set {source}: the name of {label_id} must be text")
+    if not _is_name(name):
+        raise UsageError(f"label set {source}: the name of {label_id} must be one line of text")
+    names = _names(row.get("names", {}), f"label set {source}: the names of {label_id}")
     if not isinstance(codes, dict) or not all(isinstance(c, str) and c for c in codes.values()):
         raise UsageError(f"label set {source}: the codes of {label_id} must be a table of text")
     if "positive" in row and "positive_parts" in row:
@@ -125,7 +162,32 @@ def _parse_label(row: object, table: dict[str, Any], source: str) -> Label:
     )
     if not positive:
         raise UsageError(f"label set {source}: label {label_id} has no positive sentence")
-    return Label(label_id, name, positive, negative, codes)
+    language = language_code(str(table.get("language", "en")))
+    if names.get(language, name) != name:
+        raise UsageError(
+            f"label set {source}: {label_id} has two names in {language}, {name!r} and "
+            f"{names[language]!r}"
+        )
+    return Label(label_id, name, positive, negative, codes, {language: name} | names)
+
+
+def _is_name(name: object) -> bool:
+    """Some text, and no character that would start another line or steer a terminal."""
+    return (
+        isinstance(name, str)
+        and bool(name.strip())
+        and not any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name)
+    )
+
+
+def _names(given: object, what: str) -> dict[str, str]:
+    """Language code as BCP 47 writes it → name."""
+    if not isinstance(given, dict) or not all(_is_name(name) for name in given.values()):
+        raise UsageError(f'{what} must be a table of text, like {{ de = "Pneumonie" }}')
+    names = {language_code(code): name for code, name in given.items()}
+    if len(names) != len(given):
+        raise UsageError(f"{what} give one language twice")
+    return names
 
 
 def _prompts(given: object, template: object, name: str) -> tuple[str, ...]:

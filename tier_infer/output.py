@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tier_infer.bundle import NOTICE, Bundle
@@ -16,6 +17,9 @@ from tier_infer.words import CAUTION, FLAG_WORDS
 
 SCHEMA = "tier-infer/1"
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+Asked = tuple[Sequence[str], Sequence[str]]  # sentences of --query and of --against, as typed
+NOTHING: Asked = ((), ())
+IDS: Mapping[str, str] = {}
 CSV_COLUMNS = ("study", "path", "view", "status", "reason", "label", "score")
 
 
@@ -35,15 +39,18 @@ def to_json(
     engine: Engine,
     with_uids: bool = False,
     with_heat: bool = False,
+    asked: Asked = NOTHING,
 ) -> str:
-    table = {
+    table: dict[str, Any] = {
         "schema": SCHEMA,
         "notice": NOTICE,
         "bundle": {"name": bundle.manifest.name, "sha256": bundle.manifest.bundle_sha256},
         "device": engine.device,
         "precision": engine.precision,
-        "studies": [_study(study, with_uids, with_heat) for study in studies],
     }
+    if asked[0]:
+        table["query"] = {"positive": list(asked[0]), "negative": list(asked[1])}
+    table["studies"] = [_study(study, with_uids, with_heat) for study in studies]
     return json.dumps(table, indent=1, allow_nan=False)
 
 
@@ -63,7 +70,7 @@ def _image(image: ImageResult, with_uids: bool, with_heat: bool) -> dict[str, An
         "message": image.message,
         "flags": image.flags,
         "view": image.view,
-        "scores": image.scores,
+        "scores": dict(image.scores.items()),
         "counted": is_counted(image),
     }
     if with_uids:
@@ -97,24 +104,35 @@ def to_csv(studies: list[StudyResult]) -> str:
 
 
 def to_table(
-    studies: list[StudyResult], bundle: Bundle, engine: Engine, selection: Selection
+    studies: list[StudyResult],
+    bundle: Bundle,
+    engine: Engine,
+    selection: Selection,
+    asked: Asked = NOTHING,
+    shown: Mapping[str, str] = IDS,
 ) -> str:
-    """Study scores, what was counted, every refused image with its sentence, flags explained."""
+    """Study scores, what was counted, every refused image with its sentence, flags explained.
+
+    `shown`: what a label is called in the reader's language; where it is empty, by its id.
+    """
     lines = [f"{NOTICE}  Scores are zero-shot margins Z in [-2, 2], not probabilities."]
-    width = max(len(name) for name in selection.names)
+    called = {name: printable(shown.get(name, name)) for name in selection.names}
+    width = max(len(name) for name in called.values())
     for study in studies:
         scored = [i for i in study.images if i.status == "scored"]
         told = f"{len(scored)} of {len(study.images)} images scored"
         lines += ["", f"{study.id}: {told}" if study.id != OTHERS else "files of no study:"]
-        lines += [f"  {name:<{width}}  {score:+.4f}" for name, score in study.scores.items()]
+        lines += [f"  {called[n]:<{width}}  {score:+.4f}" for n, score in study.scores.items()]
         for image in study.images:
             lines.append(f"  {printable(image.path)}  {_remark(image)}")
             if scored and not study.scores and image.status == "scored":
-                each = ", ".join(f"{name} {z:+.4f}" for name, z in image.scores.items())
+                each = ", ".join(f"{called[n]} {z:+.4f}" for n, z in image.scores.items())
                 lines.append(f"    not counted for the study: {each}")
-    shown = [i for study in studies for i in study.images if i.status == "scored"]
-    lines += _explained({flag for image in shown for flag in image.flags})
+    every = [i for study in studies for i in study.images if i.status == "scored"]
+    lines += _explained({flag for image in every for flag in image.flags})
     identity = bundle.manifest.bundle_sha256[:12]
+    query, against = (" ".join(f'"{printable(text)}"' for text in texts) for texts in asked)
+    lines += ["", f"query: {query}" + (f" against {against}" if against else "")] if query else []
     lines += [
         "",
         f"bundle {identity} ({bundle.manifest.name}), {engine.device} {engine.precision}",

@@ -5,8 +5,8 @@ Z = e·q⁺ − e·q⁻ in [−2, 2] (TIER, eq. 4) is computed by the query grap
 
 from __future__ import annotations
 
-import difflib
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from tier_infer.bundle import Bundle
 from tier_infer.engine import BATCH, Embeddings, Engine, QueryTable
-from tier_infer.errors import NotEvaluated, RefusedImage, UsageError
+from tier_infer.errors import IntegrityError, NotEvaluated, RefusedImage, UsageError
 from tier_infer.geometry import Geometry, crop_box, has_few_pixels, reduced, to_crop
-from tier_infer.label_sets import normal_id
+from tier_infer.label_names import Names, names_of
+from tier_infer.label_sets import language_code, normal_id
 from tier_infer.radiograph import Radiograph
 from tier_infer.reader import Reader
+from tier_infer.scores import Scores
 
 Crop = NDArray[np.uint8]  # [crop, crop]
 
@@ -34,7 +36,7 @@ class ImageResult:
     message: str | None = None  # one sentence for people
     flags: list[str] = field(default_factory=list)
     view: str = "unknown"
-    scores: dict[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
     heat: NDArray[np.float32] | None = None  # [L, g, g], only when asked
     display: NDArray[np.uint8] | None = None  # [H, W] as a monitor shows it, reduced, likewise
     digest: str | None = None  # of what the network saw
@@ -68,12 +70,38 @@ class Selection:
     def scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 [M, D] → float32 [M, len(names)], each table multiplied once."""
         out = np.empty((len(embeddings), len(self.names)), np.float32)
-        for set_id, (places, chosen) in self._places.items():
+        for set_id, (places, chosen) in self._chosen.items():
             out[:, places] = self.tables[set_id].scores(embeddings)[:, chosen]
         return out
 
+    def display(self, language: str) -> dict[str, str]:
+        """name → what people read in this language (BCP 47), different for every label.
+
+        UsageError where a label has no such name; `und` (undetermined) stands in any language.
+        """
+        code = language_code(language)
+        given = [names_of(self.tables[set_id].labels[column]) for set_id, column in self.columns]
+        found = [names.get(code, names.get("und", "")) for names in given]
+        missing = [name for name, text in zip(self.names, found, strict=True) if not text]
+        if missing:
+            known = ", ".join(sorted({code for names in given for code in names})) or "none"
+            raise UsageError(
+                f"{len(missing)} labels have no name in {code}, e.g. {missing[0]}; languages of "
+                f"these labels: {known}; add names to its label set with `tier-export labels`"
+            )
+        count = Counter(found)
+        return {
+            name: text if count[text] == 1 else f"{text} ({name})"
+            for name, text in zip(self.names, found, strict=True)
+        }
+
     @cached_property
-    def _places(self) -> dict[str, tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    def places(self) -> dict[str, int]:
+        """name → its place among `names`."""
+        return {name: place for place, name in enumerate(self.names)}
+
+    @cached_property
+    def _chosen(self) -> dict[str, tuple[NDArray[np.intp], NDArray[np.intp]]]:
         """set → where its labels stand in `names`, and in which columns of its table."""
         found: dict[str, tuple[list[int], list[int]]] = {s: ([], []) for s in self.tables}
         for place, (set_id, column) in enumerate(self.columns):
@@ -83,38 +111,35 @@ class Selection:
 
 
 def select_labels(bundle: Bundle, asked: Iterable[str] | None) -> Selection:
-    """A bare label is of the default set, `set:label` of another; None: the default set whole."""
-    default = bundle.manifest.default_set
-    sets = bundle.manifest.label_sets
-    wanted = [str(i) for i in sets[default]["labels"]] if asked is None else list(asked)
-    pairs: dict[str, tuple[str, str]] = {}  # name → set, label; a name asked twice counts once
-    for text in wanted:
+    """Ids or names in any language; bare ones are of the default set, `set:label` of another. None:
+    the default set whole."""
+    default, sets = bundle.manifest.default_set, bundle.manifest.label_sets
+    tables: dict[str, QueryTable] = {}
+    names: dict[str, Names] = {}
+    columns: dict[str, tuple[str, int]] = {}  # a label asked twice counts once
+
+    def opened(set_id: str) -> Names:
+        if set_id not in tables:
+            tables[set_id] = QueryTable(bundle, set_id)
+            names[set_id] = Names(set_id, tables[set_id].labels)
+            if tables[set_id].ids != sets[set_id]["labels"]:
+                raise IntegrityError(f"label set {set_id} has other labels than the manifest says")
+        return names[set_id]
+
+    for text in map(str, sets[default]["labels"]) if asked is None else asked:
         prefix, _, bare = text.rpartition(":")
-        set_id, label = normal_id(prefix) if prefix else default, normal_id(bare)
+        set_id = normal_id(prefix) if prefix else default
+        if set_id not in sets and text in opened(default):  # a name may hold a colon
+            set_id, bare = default, text
         if set_id not in sets:
             raise UsageError(f"label set {prefix!r} is not in the bundle; it has {', '.join(sets)}")
-        if label not in sets[set_id]["labels"]:
-            raise UsageError(_unknown_label(text, set_id, bundle))
-        name = label if set_id == default else f"{set_id}:{label}"
-        pairs[name] = (set_id, label)
-    if not pairs:
+        label = opened(set_id).find(bare)
+        shown = label if set_id == default else f"{set_id}:{label}"
+        columns[shown] = (set_id, names[set_id].columns[label])
+    if not columns:
         raise UsageError("no label was asked for; leave --labels out to get the default set")
-    tables = {
-        set_id: QueryTable(bundle, set_id) for set_id in dict.fromkeys(s for s, _ in pairs.values())
-    }
-    column = {
-        set_id: {label: i for i, label in enumerate(table.ids)} for set_id, table in tables.items()
-    }
-    columns = tuple((set_id, column[set_id][label]) for set_id, label in pairs.values())
-    return Selection(tuple(pairs), tables, columns)
-
-
-def _unknown_label(text: str, set_id: str, bundle: Bundle) -> str:
-    label = normal_id(text.rpartition(":")[2])
-    known = bundle.manifest.label_sets[set_id]["labels"]
-    near = difflib.get_close_matches(label, known, n=3, cutoff=0.4)
-    hint = f"nearest: {', '.join(near)}" if near else f"it has {', '.join(known)}"
-    return f"label {text!r} is not in set {set_id}; {hint}"
+    used = {set_id: tables[set_id] for set_id, _ in columns.values()}
+    return Selection(tuple(columns), used, tuple(columns.values()))
 
 
 def score_images(
@@ -206,7 +231,7 @@ def _run(
             result.refuse("failed", "not_finite", words)
             row += 1
         elif crop is not None:
-            result.scores = dict(zip(selection.names, scores[row].tolist(), strict=True))
+            result.scores = Scores(selection.places, scores[row])
             result.heat = heat[row] if heat is not None else None
             row += 1
         yield result

@@ -100,7 +100,7 @@ def study_scores(images: list[ImageResult]) -> dict[str, float]:
     counted = [image for image in images if is_counted(image)]
     if not counted:
         return {}
-    return {
-        name: float(np.mean([image.scores[name] for image in counted]))
-        for name in counted[0].scores
-    }
+    if len(counted) == 1:
+        return dict(counted[0].scores)
+    z = np.array([list(image.scores.values()) for image in counted])  # [images, L]; one selection
+    return dict(zip(counted[0].scores, z.mean(axis=0).tolist(), strict=True))

@@ -40,6 +40,13 @@ def export(*args: object) -> Result:
     return result
 
 
+def three_films(folder: Path) -> Path:
+    films = sorted((DATA / "nih").glob("*.jpg"))[:3]
+    rows = [f"{path},{n},test,1\n" for n, path in enumerate(films)]
+    (folder / "films.csv").write_text("image_path,patient_id,split,edema\n" + "".join(rows))
+    return folder / "films.csv"
+
+
 def test_the_site_was_exported_with_a_certificate(site: Path) -> None:
     """`tier-export --fp16 ckpt.pt` ran in the fixture; here is what it left."""
     manifest = load_bundle(site / "bundle").manifest
@@ -48,7 +55,8 @@ def test_the_site_was_exported_with_a_certificate(site: Path) -> None:
     assert manifest.parity["crops"]["source"] == "320 phantoms"
     assert manifest.parity["fp32"]["max_dz"] <= 1e-5
     assert manifest.parity["fp32"]["flips"] == 0
-    proofs = json.loads((site / "bundle/parity.json").read_text())["proofs"]["fp16"]
+    certificate = json.loads((site / "bundle/parity.json").read_text())
+    proofs = certificate["precisions"]["fp16"]["proofs"]
     assert len(proofs) == 2
     assert any("half activations" in machine for machine in proofs)
     for machine in proofs.values():
@@ -68,6 +76,13 @@ def test_own_labels_and_own_crops(site: Path, tmp_path: Path) -> None:
     assert bundle.manifest.default_set == "lungs"
     assert set(bundle.manifest.label_sets) == {"lungs", "chexpert"}
     assert bundle.manifest.parity["crops"]["source"].startswith("200 images of")
+    proofs = json.loads(bundle.certificate())["precisions"]["fp32"]["proofs"].values()
+    for proof in proofs:
+        assert set(proof) == {"lungs", "chexpert"}
+        assert proof["lungs"]["labels"]["wet"]["auc"] is None  # no column of that name
+        assert proof["chexpert"]["labels"]["edema"]["auc"][0] > 0.5
+    assert "set lungs\n" in result.stdout
+    assert "not gated (0)" in result.stdout
     assert "image_encoder.fp16.onnx" not in bundle.manifest.files
     assert QueryTable(bundle, "lungs").ids == ["wet"]
     same = load_bundle(site / "bundle")  # the encoder does not depend on the labels
@@ -81,11 +96,9 @@ def test_the_checkpoint_names_its_prompts_and_what_to_know_of_its_heat(
     recipe = replace(own.recipe, prompts="pneumonia")
     training = own.training | {"patches": "not trained", "notes": ["Mind the heat."]}
     save_checkpoint(tmp_path / "ckpt.pt", replace(own, recipe=recipe, training=training))
-    films = sorted((DATA / "nih").glob("*.jpg"))[:3]
-    rows = [f"{path},{n},test,1\n" for n, path in enumerate(films)]
-    (tmp_path / "films.csv").write_text("image_path,patient_id,split,edema\n" + "".join(rows))
+    films = three_films(tmp_path)
     target = tmp_path / "bundle"
-    result = export("--crops", tmp_path / "films.csv", "-o", target, tmp_path / "ckpt.pt")
+    result = export("--crops", films, "-o", target, tmp_path / "ckpt.pt")
     assert result.exit_code == 0, result.output
     manifest = load_bundle(target).manifest
     assert manifest.default_set == "pneumonia"
@@ -94,33 +107,61 @@ def test_the_checkpoint_names_its_prompts_and_what_to_know_of_its_heat(
     assert "patches" not in load_bundle(site / "bundle").manifest.checkpoint[0]
 
 
-def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+def ready(monkeypatch: pytest.MonkeyPatch, site: Path) -> onnx.ModelProto:
+    """The fp32 graph of the site in place of building it again: the same bytes, seconds less."""
+    model = onnx.load(str(site / "bundle/image_encoder.onnx"))
+    monkeypatch.setattr(tier_export.export, "encoder_graph", lambda *_: model)
+    return model
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, site: Path) -> None:
     """The exporter's graph gets another normalisation: half a grey level too bright."""
-    build = tier_export.export.encoder_graph
-
-    def wrong(*args: Any) -> onnx.ModelProto:
-        model = build(*args)
-        shift = next(
-            t
-            for t in model.graph.initializer
-            if np.prod(t.dims) == 1 and np.isclose(numpy_helper.to_array(t).item(), -2.0)
-        )
-        moved = numpy_helper.to_array(shift) + np.float32(0.5 / 255 / 0.25)
-        shift.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), shift.name))
-        return model
-
-    monkeypatch.setattr(tier_export.export, "encoder_graph", wrong)
+    shift = next(
+        t
+        for t in ready(monkeypatch, site).graph.initializer
+        if np.prod(t.dims) == 1 and np.isclose(numpy_helper.to_array(t).item(), -2.0)
+    )
+    moved = numpy_helper.to_array(shift) + np.float32(0.5 / 255 / 0.25)
+    shift.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), shift.name))
 
 
 def test_a_breach_is_exit_5_and_no_bundle(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plant(monkeypatch)
+    plant(monkeypatch, site)
     result = export("-o", tmp_path / "bundle", site / "ckpt.pt")
     assert result.exit_code == 5
     assert "score Z differs by" in result.stderr
-    assert "allowed 1e-05" in result.stderr
+    assert "allowed 1e-05; " in result.stderr
+    assert result.stderr.endswith("; no bundle was written\n")
+    assert ", set chexpert, 320 phantoms)" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_says_what_the_fp16_twin_is_made_of(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On 3 films; and a half that is none is refused like a broken gate."""
+    args = ["--fp16", "--dataset", three_films(tmp_path), site / "ckpt.pt"]
+    ready(monkeypatch, site)
+    result = export("-o", tmp_path / "bundle", *args)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[0] == "against"
+    assert [line.partition(" cpu")[0].split()[0] for line in lines[1:4]] == [
+        "fp32,",
+        "fp16,",
+        "fp16,",
+    ]
+    assert lines[4] == (
+        "fp16: 99.9% of weights half, 2 casts; in float32: normalisation, stem, unit norm, mean "
+        "over patches"
+    )
+    monkeypatch.setattr(tier_export.export, "to_fp16", lambda model: model)
+    refused = export("-o", tmp_path / "other", *args)
+    assert refused.exit_code == 5
+    assert "only 0% of the weights" in refused.stderr
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_breach_leaves_the_old_bundle(
@@ -128,7 +169,7 @@ def test_a_breach_leaves_the_old_bundle(
 ) -> None:
     target = Path(shutil.copytree(site / "bundle", tmp_path / "bundle"))
     before = load_bundle(target).manifest
-    plant(monkeypatch)
+    plant(monkeypatch, site)
     assert export("-o", target, site / "ckpt.pt").exit_code == 5
     assert load_bundle(target).manifest == before
 
@@ -138,9 +179,10 @@ def test_a_write_that_fails_leaves_the_old_bundle(
 ) -> None:
     target = Path(shutil.copytree(site / "bundle", tmp_path / "bundle"))
 
-    def damaged(folder: Path) -> None:
+    def damaged(folder: Path, unused: bool) -> None:
         raise IntegrityError(f"{folder.name} reads back wrong")
 
+    ready(monkeypatch, site)
     monkeypatch.setattr(tier_export.writing, "load_bundle", damaged)
     assert export("-o", target, site / "ckpt.pt").exit_code == 4
     monkeypatch.undo()

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import copy
+import getpass
 import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +21,16 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from tier_export import LAST_OPSET
 from tier_export.export import query_files
 from tier_export.fp16 import half_share, to_fp16
-from tier_export.graphs import check_signature, encoder_graph
+from tier_export.graphs import check_signature, encoder_graph, exported, properties
 from tier_export.half import HalfEncoder, HalfPart, fold
 from tier_export.members import Members, members_of
+from tier_infer.bundle import load_bundle
 from tier_infer.errors import UsageError
-from tier_infer.label_sets import parse_label_set
+from tier_infer.geometry import described
+from tier_infer.label_sets import load_label_set, parse_label_set
 from tier_train.checkpoint import Checkpoint, load_checkpoint
 from tier_train.towers.image_encoder import normalise
 from tier_train.towers.vit import ViTTrunk
@@ -62,12 +73,121 @@ def test_the_same_weights_give_the_same_bytes(members: Members, site: Path) -> N
     assert again == (site / "bundle/image_encoder.onnx").read_bytes()
 
 
-def test_no_source_path_in_any_graph(site: Path) -> None:
-    here = str(Path(__file__).parent.parent.parent).encode()
-    for path in (site / "bundle").rglob("*.onnx"):
-        data = path.read_bytes()
-        for trace in (here, b"site-packages", b".py", b"stack_trace", b"/home/", b"/root/"):
-            assert trace not in data, (path.name, trace)
+def test_a_fresh_process_elsewhere_gives_the_same_bytes_and_leaves_no_trace(
+    site: Path, tmp_path: Path
+) -> None:
+    """Another hash seed, folder, user and home; none of them stands in a file of the bundle."""
+    home = tmp_path / "canary-home"
+    work, temporary = home / "canary-work", home / "canary-tmp"
+    work.mkdir(parents=True)
+    temporary.mkdir()
+    shutil.copy(site / "ckpt.pt", work / "canary-name.pt")
+    user = dict.fromkeys(("USER", "LOGNAME", "USERNAME", "HOSTNAME"), "canary-user")
+    folders = {"HOME": str(home), "USERPROFILE": str(home), "TMPDIR": str(temporary)}
+    done = subprocess.run(
+        [sys.executable, "-m", "tier_export.cli", "--fp16", "--text", "canary-name.pt"],
+        cwd=work, env={**os.environ, **user, **folders, "PYTHONHASHSEED": "1"}, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    bundle = work / "bundle"
+    for graph in (*bundle.glob("*.onnx"), *bundle.glob("queries/*.onnx")):
+        name = graph.relative_to(bundle)
+        assert graph.read_bytes() == (site / "bundle" / name).read_bytes(), name
+    written = [path for path in bundle.rglob("*") if path.is_file()]
+    assert {path.suffix for path in written} == {".onnx", ".json", ".npy"}
+    for path in written:
+        for trace in traces():
+            assert trace not in path.read_bytes(), (path.name, trace)
+        if path.suffix == ".onnx":
+            words = without_weights(path)
+            assert not re.search(rb"stack_trace|\.py\b|[/\\][A-Za-z_]{3}", words), path.name
+            data = load_bundle(bundle).manifest.training_data.encode()
+            assert data not in words
+
+
+def traces() -> list[bytes]:
+    """Of this machine, in spellings too long to arise in weights by chance."""
+    here = {str(Path(__file__).parents[2]), sys.prefix, sys.base_prefix, socket.gethostname()}
+    here |= {str(Path.home()), f"/{getpass.getuser()}/", tempfile.gettempdir() + "/"}
+    here |= {"canary", "site-packages", "tier_export/", "/home/", "/root/", "\\Users\\"}
+    return [trace.encode() for trace in here if len(trace) > 4]
+
+
+def without_weights(path: Path) -> bytes:
+    """The file's words: in a megabyte of weights any three letters stand somewhere."""
+    model = onnx.load(str(path))
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")
+    for node in model.graph.node:
+        node.ClearField("name")  # /words/… is a module of the network
+        del node.input[:], node.output[:]
+    return bytes(model.SerializeToString())
+
+
+def test_a_graph_is_one_valid_file_that_says_what_it_takes(site: Path, members: Members) -> None:
+    for path in (site / "bundle").glob("image_encoder*.onnx"):
+        onnx.checker.check_model(str(path), full_check=True)
+        model = onnx.load(str(path), load_external_data=False)
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+        kinds = {value.name: value.type.tensor_type for value in inferred.graph.value_info}
+        assert all(kinds[name].HasField("shape") for n in model.graph.node for name in n.output
+                   if name in kinds)  # fmt: skip
+        assert not model.functions
+        assert {o.domain: o.version for o in model.opset_import} == {"": 18}
+        assert model.ir_version == 10
+        locations = {tensor.data_location for tensor in model.graph.initializer}
+        assert locations == {TensorProto.DEFAULT}
+        assert [value.name for value in model.graph.input] == ["pixels"]
+        names = [value.name for value in model.graph.output]
+        assert names == ["image_embedding", "patch_embeddings"]
+        session = onnxruntime.InferenceSession(str(path))
+        stated = session.get_modelmeta().custom_metadata_map
+        assert json.loads(stated["geometry"]) == described(members.geometry)
+        assert json.loads(stated["checkpoints"]) == [members.sources[0].sha256]
+        assert stated["intensity"] == "mimic-jpg"
+        assert stated["notice"] == "Research use only, not for diagnostic use."
+        assert set(stated) == {"geometry", "intensity", "checkpoints", "notice"}
+        image, patches = session.run(None, {"pixels": np.zeros((0, 112, 112), np.uint8)})
+        assert (image.shape, patches.shape) == ((0, 128), (0, 7, 7, 128))
+
+
+def test_an_average_says_so(members: Members) -> None:
+    averaged = Members(members.networks, members.sources * 2)
+    assert properties(averaged)["combined"] == "average"
+
+
+def test_the_last_opset_allowed(members: Members, fp32: onnx.ModelProto) -> None:
+    """torch converts what it exports; FP16 and the query graph must follow."""
+    later = encoder_graph(members, LAST_OPSET)
+    assert check_signature(later, members)["opset"] == LAST_OPSET
+    half = to_fp16(later)
+    labels = load_label_set("chexpert")
+    _, queries = query_files(members, [labels], LAST_OPSET, print)
+    for model in (later, half, onnx.load_model_from_string(queries["chexpert"])):
+        assert {o.domain: o.version for o in model.opset_import} == {"": LAST_OPSET}
+        assert model.ir_version >= helper.find_min_ir_version_for(list(model.opset_import))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 112, 112), np.uint8)
+    exact = run(fp32, pixels)
+    np.testing.assert_allclose(run(later, pixels), exact, atol=1e-6)
+    np.testing.assert_allclose(run(half, pixels), exact, atol=2e-3)
+
+
+def run(model: onnx.ModelProto, pixels: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    image: np.ndarray = session.run(["image_embedding"], {"pixels": pixels})[0]
+    return image
+
+
+class RowMean(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(-1)
+
+
+def test_an_opset_that_torch_can_not_give_is_refused() -> None:
+    """It says so in the log and gives opset 18, with exit 0."""
+    with pytest.raises(RuntimeError, match="torch exported opset 18, 17 was asked for"):
+        exported(RowMean(), {"x": (torch.zeros(2, 3), {0: "N"})}, ["y"], 17)
 
 
 @pytest.mark.parametrize("file", ["image_encoder.onnx", "image_encoder.fp16.onnx"])
@@ -155,7 +275,7 @@ def test_the_query_graph_is_eq_4(checkpoint: Checkpoint) -> None:
 
     q = unit(cls("Edema is present.") + cls("Pulmonary edema."))
     table = np.stack([q - cls("The lungs are clear."), cls("Cardiomegaly.")])
-    _, queries = query_files(members_of([checkpoint]), [labels], 18)
+    _, queries = query_files(members_of([checkpoint]), [labels], 18, print)
     session = onnxruntime.InferenceSession(queries["two"])
     e = np.random.default_rng(0).standard_normal((5, 128)).astype(np.float32)
     e /= np.linalg.norm(e, axis=1, keepdims=True)
@@ -238,4 +358,4 @@ def test_prompts_that_ask_nothing_are_refused(
 ) -> None:
     """Found in review: unreadable prompts became [UNK] and scored every image alike."""
     with pytest.raises(UsageError, match=words):
-        query_files(members, [parse_label_set({"set": "s", "label": labels}, "test")], 18)
+        query_files(members, [parse_label_set({"set": "s", "label": labels}, "test")], 18, print)

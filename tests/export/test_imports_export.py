@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,16 @@ class Exported:
     name: str
     checkpoint: Checkpoint
     bundle: Bundle
+    opened: dict[str, Engine] = field(default_factory=dict)
+
+    @property
+    def precisions(self) -> list[str]:
+        return [row["precision"] for row in self.bundle.manifest.files.values()]
+
+    def engine(self, precision: str) -> Engine:
+        if precision not in self.opened:
+            self.opened[precision] = Engine(self.bundle, "cpu", precision)
+        return self.opened[precision]
 
     def graph(self, precision: str) -> onnx.ModelProto:
         return onnx.load_model_from_string(self.bundle.encoder(precision))
@@ -184,9 +194,9 @@ def test_pictures_score_as_in_pytorch(
     paths = [str(path) for path in pictures]
     selection = select_labels(exported.bundle, None)
     for precision, dz, dcell in (("fp32", 1e-5, 1e-4), ("fp16", 2e-3, 1e-2)):
-        if precision not in exported.bundle.manifest.parity:
+        if precision not in exported.precisions:
             continue
-        engine = Engine(exported.bundle, "cpu", precision)
+        engine = exported.engine(precision)
         found = list(score_images(paths, exported.bundle, engine, selection, keep_heat=True))
         assert [image.status for image in found] == ["scored", "scored"]
         for image, z, heat in zip(found, scores, cells, strict=True):
@@ -195,6 +205,20 @@ def test_pictures_score_as_in_pytorch(
             assert image.heat is not None
             np.testing.assert_allclose(image.heat, heat, atol=dcell, rtol=0)
         assert replay(exported.bundle, engine, golden).breaches == []
+
+
+def test_extremes_alone_and_in_a_batch(exported: Exported) -> None:
+    side = int(exported.bundle.manifest.geometry["crop"])
+    black = np.zeros((side, side), np.uint8)
+    checkerboard = (np.indices((side, side)).sum(0) % 2 * 255).astype(np.uint8)
+    pixels = np.stack([black, black + 255, checkerboard])
+    for precision in exported.precisions:
+        engine = exported.engine(precision)
+        whole, alone = engine.encode(pixels), engine.encode(pixels[2:])
+        assert np.isfinite(whole.image).all()
+        assert np.isfinite(whole.patches).all()
+        np.testing.assert_allclose(alone.image, whole.image[2:], atol=1e-6, rtol=0)
+        np.testing.assert_allclose(alone.patches, whole.patches[2:], atol=2e-6, rtol=0)
 
 
 def test_the_manifest_describes_it(exported: Exported) -> None:
@@ -210,7 +234,8 @@ def test_the_manifest_describes_it(exported: Exported) -> None:
     else:
         assert not {"patches", "notes"} & set(source)
     if exported.name != "biovil-t":
-        assert len(json.loads(exported.bundle.certificate())["proofs"]["fp16"]) == 2
+        certificate = json.loads(exported.bundle.certificate())
+        assert len(certificate["precisions"]["fp16"]["proofs"]) == 2
 
 
 def test_every_heavy_product_is_half(exported: Exported) -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,7 @@ from tier_infer.geometry import GEOMETRIES
 from tier_infer.report.colours import colours, hex_colour
 from tier_infer.report.film import MAX_FILM_BYTES, describe_heat, draw_film, film_uri, plain
 from tier_infer.report.overlay import heat_field
-from tier_infer.report.page import prompts_of, write_report
+from tier_infer.report.page import Prompts, prompts_of, write_report
 from tier_infer.scoring import Selection, cell_boxes
 from tier_infer.words import CAUTION, FLAG_WORDS, by_weight, flag_words
 
@@ -412,6 +413,29 @@ def test_prompts_come_from_the_query_tables() -> None:
     tables: Any = {"one": SimpleNamespace(labels=labels), "two": SimpleNamespace(labels=labels)}
     selection = Selection(("b", "two:a"), tables, (("one", 1), ("two", 0)))
     assert prompts_of(selection) == {"b": ([], []), "two:a": (["A is present."], [])}
+
+
+def test_typed_sentences_are_of_the_text_tower_and_of_no_set(tmp_path: Path) -> None:
+    image = scored()
+    assert image.heat is not None
+    image.scores, image.heat = {"query": 0.5}, image.heat[:1]
+    bundle = fake_bundle()
+    sets = {"chexpert": {"sha256": "5" * 64, "labels": ["edema"]}}
+    typed = replace(bundle.manifest, label_sets=sets, text={"sha256": "7" * 64})
+    sets = {"chexpert": {"sha256": "5" * 64, "labels": ["query"]}}
+    stored = replace(typed, label_sets=sets)
+    evil = "<b>edema</b> &amp; \x1b\u202e"
+    for manifest, known, other in ((typed, "7" * 64, "5" * 64), (stored, "5" * 64, "7" * 64)):
+        found = replace(bundle, manifest=manifest)
+        prompts: Prompts = {"query": ([evil], [])}
+        write_report(
+            tmp_path / "r.html", [study(1, image)], found, ("cpu", "fp32"), prompts, GEOMETRY
+        )
+        text = (tmp_path / "r.html").read_text(encoding="utf-8")
+        assert known in text
+        assert other not in text
+        assert plain(evil) in text
+        assert evil not in text
 
 
 @pytest.mark.parametrize("flag", FLAGS)

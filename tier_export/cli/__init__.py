@@ -7,9 +7,11 @@ from typing import Any
 import click
 
 from tier_export.cli.export import export
+from tier_export.cli.labels import labels
+from tier_export.cli.verify import verify
 from tier_infer.guard import guarded
 
-VERBS: tuple[str, ...] = ()
+VERBS = ("labels", "verify")
 
 
 class ExportOrVerb(click.Group):
@@ -27,14 +29,14 @@ class ExportOrVerb(click.Group):
         return guarded("tier-export", ctx, lambda: click.Group.invoke(self, ctx))
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_usage("tier-export", "[OPTIONS] CKPT.pt [CKPT.pt ...]")
+        verbs = "[OPTIONS] CKPT.pt...  |  labels [OPTIONS]  |  verify [BUNDLE] [OPTIONS]"
+        formatter.write_usage("tier-export", verbs)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options of exporting stand on the first page: exporting is the command."""
         click.Command.format_options(self.commands["export"], ctx, formatter)
-        if VERBS:
-            with formatter.section("Further verbs"):
-                formatter.write_dl([(v, self.commands[v].get_short_help_str(70)) for v in VERBS])
+        with formatter.section("Further verbs"):
+            formatter.write_dl([(v, self.commands[v].get_short_help_str(70)) for v in VERBS])
 
 
 @click.group(
@@ -50,3 +52,5 @@ def main() -> None:
 
 
 main.add_command(export)
+main.add_command(labels)
+main.add_command(verify)

@@ -76,11 +76,23 @@ def main() -> None:
 
 @main.command("score", cls=Score, hidden=True, context_settings=CONTEXT)
 @click.argument("study", nargs=-1, required=True)
-@click.option("--labels", metavar="A,B", help="Findings, e.g. cardiomegaly,edema. Default: all.")
+@click.option(
+    "--labels",
+    metavar="A,B",
+    help="Findings, e.g. cardiomegaly,edema. Default: all, beside --query none.",
+)
+@click.option(
+    "--query",
+    multiple=True,
+    metavar="TEXT",
+    help="A sentence that speaks for a finding, scored as `query`; more of them are averaged.",
+)
+@click.option("--against", multiple=True, metavar="TEXT", help="A sentence that speaks against it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--csv", "as_csv", is_flag=True, help="One CSV row per image and label on stdout.")
 @click.option("--heatmaps", metavar="DIR", help="Write one overlay PNG per image and label.")
 @click.option("--report", metavar="FILE.html", help="Write one page for the run, to read offline.")
+@click.option("--language", metavar="CODE", help="Names of findings in table and report, e.g. de.")
 @click.option("--smooth", is_flag=True, help="Smooth the cells in overlays and report.")
 @click.option(
     "--with-uids",
@@ -91,10 +103,13 @@ def main() -> None:
 def score(
     study: tuple[str, ...],
     labels: str | None,
+    query: tuple[str, ...],
+    against: tuple[str, ...],
     as_json: bool,
     as_csv: bool,
     heatmaps: str | None,
     report: str | None,
+    language: str | None,
     smooth: bool,
     with_uids: bool,
     bundle_dir: str,
@@ -105,6 +120,10 @@ def score(
     """Score studies."""
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
+    if against and not query:
+        raise click.UsageError("--against is about --query; give a sentence for the finding too")
+    if language is not None and (as_json or as_csv) and report is None:
+        raise click.UsageError("--json and --csv name findings by id; leave --language out")
     pictures = heatmaps is not None or report is not None
     if smooth and not pictures:
         raise click.UsageError("--smooth is about pictures; give --heatmaps or --report with it")
@@ -117,7 +136,7 @@ def score(
         from tier_infer.bundle import NOTICE, load_bundle
         from tier_infer.engine import Engine
         from tier_infer.inputs import find_images, split_member
-        from tier_infer.scoring import score_images, select_labels
+        from tier_infer.scoring import score_images
         from tier_infer.studies import group_studies
 
         hidden: list[str] = []
@@ -125,8 +144,8 @@ def score(
         if hidden:
             click.echo(f"tier-infer: hidden files left out: {len(hidden)}", err=True)
         bundle = load_bundle(Path(bundle_dir))
-        asked = [part for part in labels.split(",") if part.strip()] if labels is not None else None
-        selection = select_labels(bundle, asked)
+        selection = _selection(bundle, labels, query, against)
+        shown = {} if language is None else selection.display(language)
         engine = Engine(bundle, device, precision)
         _check_targets(heatmaps, report, {split_member(path)[0] for path in paths})
         studies = group_studies(
@@ -134,18 +153,35 @@ def score(
         )
     code = output.exit_code(studies)
     if as_json:
-        click.echo(output.to_json(studies, bundle, engine, with_uids, heatmaps is not None))
+        with_heat = heatmaps is not None
+        click.echo(output.to_json(studies, bundle, engine, with_uids, with_heat, (query, against)))
     elif as_csv:
         click.echo(output.to_csv(studies), nl=False, color=True)  # names as they are
         click.echo(f"tier-infer: {NOTICE} {engine.device} {engine.precision}", err=True)
     elif code != 3:
-        click.echo(output.to_table(studies, bundle, engine, selection))
+        click.echo(output.to_table(studies, bundle, engine, selection, (query, against), shown))
     if code != 0 and (as_json or as_csv or code == 3):  # the table lists them itself
         images = [image for study in studies for image in study.images]
         tell_refused(images, None if code == 3 and not (as_json or as_csv) else TALK)
     if pictures:
-        _write_pictures(studies, bundle, engine, selection, heatmaps, report, smooth, with_uids)
+        names = (selection, shown)
+        _write_pictures(studies, bundle, engine, names, heatmaps, report, smooth, with_uids)
     click.get_current_context().exit(code)
+
+
+def _selection(
+    bundle: Bundle, labels: str | None, query: tuple[str, ...], against: tuple[str, ...]
+) -> Selection:
+    """The labels named, else all; of a query only what was named."""
+    from tier_infer.scoring import select_labels
+
+    asked = [part for part in labels.split(",") if part.strip()] if labels is not None else None
+    if not query:
+        return select_labels(bundle, asked)
+    from tier_infer.sentences import Words, with_sentences
+
+    chosen = None if asked is None else select_labels(bundle, asked)
+    return with_sentences(chosen, Words(bundle), query, against)
 
 
 def _check_targets(heatmaps: str | None, report: str | None, inputs: set[str]) -> None:
@@ -179,12 +215,13 @@ def _write_pictures(
     studies: list[StudyResult],
     bundle: Bundle,
     engine: Engine,
-    selection: Selection,
+    names: tuple[Selection, dict[str, str]],
     heatmaps: str | None,
     report: str | None,
     smooth: bool,
     with_uids: bool,
 ) -> None:
+    """`names`: the labels, and what they are called in the reader's language if not by id."""
     from tier_infer.report.overlay import may_show, write_overlays
     from tier_infer.report.page import prompts_of, write_report
 
@@ -205,9 +242,10 @@ def _write_pictures(
         with contextlib.suppress(OSError):  # an empty folder says nothing
             folder.rmdir()
     if report is not None:
-        used, prompts = (engine.device, engine.precision), prompts_of(selection)
+        used, (selection, shown) = (engine.device, engine.precision), names
+        prompts = prompts_of(selection)
         options = {"with_uids": with_uids, "smooth": smooth, "allow_burned_in": with_uids}
-        write_report(Path(report), studies, bundle, used, prompts, geometry, **options)
+        write_report(Path(report), studies, bundle, used, prompts, geometry, shown=shown, **options)
         click.echo(f"wrote {report}", err=True)
 
 

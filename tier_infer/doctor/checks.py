@@ -74,7 +74,7 @@ class _Patient:
         self._engine: Engine | None = None
 
     def bundle_integrity(self) -> Iterator[Check]:
-        self._bundle = load_bundle(self._bundle_dir)
+        self._bundle = load_bundle(self._bundle_dir, unused=True)
         manifest = self._bundle.manifest
         count = len(manifest.files) + len(manifest.label_sets) + len(manifest.golden)
         identity = f"{manifest.name} {manifest.bundle_sha256[:12]}"

@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tier_infer.report.film import plain
 from tier_infer.report.overlay import OPACITY
 from tier_infer.report.study import STATUS, Look, spaced, study_section
 from tier_infer.scoring import Selection
+from tier_infer.sentences import NAME
 from tier_infer.studies import StudyResult
 
 PAGE = Path(__file__).parent
@@ -27,7 +30,8 @@ Prompts = dict[str, tuple[list[str], list[str]]]  # label → sentences for it, 
 
 
 def prompts_of(selection: Selection) -> Prompts:
-    """The sentences behind each label shown, as the bundle's query graphs carry them."""
+    """The sentences behind each label shown, as the bundle's query graphs carry them or as they
+    were typed."""
     table: Prompts = {}
     for name, (set_id, column) in zip(selection.names, selection.columns, strict=True):
         label = selection.tables[set_id].labels[column]
@@ -44,21 +48,35 @@ def write_report(
     prompts: Prompts,
     geometry: Geometry,
     *,
+    shown: Mapping[str, str] | None = None,
     with_uids: bool = False,
     smooth: bool = False,
     allow_burned_in: bool = False,
 ) -> None:
-    """The images must have been scored with their heat kept. `engine_info`: device, precision."""
+    """The images must have been scored with their heat kept. `engine_info`: device, precision.
+    `shown`: what each label is called in the reader's language; default: by its id."""
+    called = shown or {name: name for name in prompts}
+    studies = [_renamed(study, called) for study in studies]
     side = bundle.manifest.cells
-    look = Look(tuple(prompts), geometry, side, with_uids, smooth, allow_burned_in)
+    look = Look(tuple(called.values()), geometry, side, with_uids, smooth, allow_burned_in)
     sections = [study_section(study, look, index == 0) for index, study in enumerate(studies)]
+    sentences = {called[name]: given for name, given in prompts.items()}
     body = [
         f"<h1>Chest radiograph scores</h1>{_summary(studies, bundle, engine_info)}",
         *sections,
         f'<section class="run" id="run"><h2>How these scores were made</h2>{_reading()}'
-        f"{_prompt_table(prompts)}{_identity(bundle, engine_info, geometry, prompts)}</section>",
+        f"{_prompt_table(sentences)}{_identity(bundle, engine_info, geometry, prompts)}</section>",
     ]
     write_atomic(path, page("".join(body), len(prompts)).encode("utf-8"))
+
+
+def _renamed(study: StudyResult, called: Mapping[str, str]) -> StudyResult:
+    images = [
+        replace(image, scores={called[name]: z for name, z in image.scores.items()})
+        for image in study.images
+    ]
+    scores = {called[name]: z for name, z in study.scores.items()}
+    return replace(study, images=images, scores=scores)
 
 
 def page(body: str, labels: int) -> str:
@@ -144,12 +162,15 @@ def _identity(
     """Everything that must be equal for the same numbers to come out again."""
     manifest, (device, precision) = bundle.manifest, engine_info
     encoder = ENCODERS.get(precision, "")
-    sets = dict.fromkeys(name.rpartition(":")[0] or manifest.default_set for name in prompts)
+    typed = NAME in prompts and NAME not in manifest.label_sets[manifest.default_set]["labels"]
+    names = [name for name in prompts if not (typed and name == NAME)]
+    sets = dict.fromkeys(name.rpartition(":")[0] or manifest.default_set for name in names)
     rows = [
         ("Program", f"tier-cxr {_version()}"),
         ("Bundle", manifest.name),
         ("Bundle SHA-256", manifest.bundle_sha256),
         *((f"Label set {s} SHA-256", str(manifest.label_sets[s]["sha256"])) for s in sets),
+        *([("Text tower SHA-256", manifest.text_sha256)] if typed else []),
         *(("Checkpoint SHA-256", _checkpoint(entry)) for entry in manifest.checkpoint),
         ("Training data", manifest.training_data),
         ("Device, precision", f"{device}, {precision}"),

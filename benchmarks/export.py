@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import random
 import resource
 import signal
@@ -42,11 +43,11 @@ def timed(command: list[str], folder: Path) -> float:
     process = start(command, folder, subprocess.PIPE)
     began = last = time.monotonic()
     stage = "start"
-    print(f"{'stage':<44} {'seconds':>8} {'peak MB':>8}")
+    print(f"{'stage':<60} {'seconds':>8} {'peak MB':>8}")
     assert process.stderr is not None
-    for raw in (*process.stderr, b""):  # type: ignore[misc]
+    for raw in itertools.chain(process.stderr, [b""]):
         now = time.monotonic()
-        print(f"{stage:<44.44} {now - last:>8.1f} {high_water(process.pid):>8}", flush=True)
+        print(f"{stage:<60.60} {now - last:>8.1f} {high_water(process.pid):>8}", flush=True)
         stage, last = raw.decode().strip(), now
     process.wait()
     whole = time.monotonic() - began

@@ -36,7 +36,7 @@ class Layers:
     """Names of nodes."""
 
     products: dict[str, int]  # that can be 8-bit → multiply-adds of one image
-    sums: Names  # that can be 8-bit, of two 8-bit tensors
+    sums: list[str]  # that can be 8-bit, of two 8-bit tensors
     follow: list[str]
     apart: dict[str, str]  # products that stay float32 → why
 

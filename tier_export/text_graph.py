@@ -101,7 +101,7 @@ def text_graph(network: Checkpoint, opset: int = OPSET) -> onnx.ModelProto:
 
 def tokenizer_file(tokenizer: Tokenizer) -> bytes:
     """tokenizer.json of Hugging Face's library: neither cut nor padded."""
-    backend = Backend.from_str(_backend(tokenizer).to_str())
+    backend = Backend.from_str(tokenizer.backend.to_str())
     backend.no_truncation()
     backend.no_padding()
     if isinstance(tokenizer, ClipTokenizer):  # it cleans before its backend sees the sentence
@@ -109,11 +109,6 @@ def tokenizer_file(tokenizer: Tokenizer) -> bytes:
         backend.normalizer = normalizers.Sequence([*plain, backend.normalizer])
     data: bytes = backend.to_str().encode()
     return data
-
-
-def _backend(tokenizer: Tokenizer) -> Any:
-    inner: Any = tokenizer
-    return (inner._clip if isinstance(tokenizer, ClipTokenizer) else inner._bert).backend_tokenizer
 
 
 def gate_sentences(tokenizer: Tokenizer, given: Sequence[str]) -> list[str]:

@@ -59,7 +59,7 @@ def _study(study: StudyResult, with_uids: bool, with_heat: bool) -> dict[str, An
     if with_uids:
         row["study_instance_uid"] = uid(study.images[0].study_key)
     images = [_image(image, with_uids, with_heat) for image in study.images]
-    return row | {"scores": study.scores, "images": images}
+    return row | {"scores": dict(study.scores.items()), "images": images}
 
 
 def _image(image: ImageResult, with_uids: bool, with_heat: bool) -> dict[str, Any]:

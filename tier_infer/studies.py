@@ -6,11 +6,10 @@ two patients in one study are things a score must not hide.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
+from tier_infer.scores import mean_of
 from tier_infer.scoring import ImageResult
 
 OTHERS = "other-files"
@@ -20,7 +19,7 @@ OTHERS = "other-files"
 class StudyResult:
     id: str  # a pseudonym: order of appearance in this run
     images: list[ImageResult]
-    scores: dict[str, float]
+    scores: Mapping[str, float]
 
 
 def group_studies(results: Iterable[ImageResult]) -> list[StudyResult]:
@@ -95,12 +94,9 @@ def is_counted(image: ImageResult) -> bool:
     return image.status == "scored" and image.view != "lateral" and "duplicate" not in image.flags
 
 
-def study_scores(images: list[ImageResult]) -> dict[str, float]:
+def study_scores(images: list[ImageResult]) -> Mapping[str, float]:
     """Mean of Z over the images that count; none when there is none."""
     counted = [image for image in images if is_counted(image)]
     if not counted:
         return {}
-    if len(counted) == 1:
-        return dict(counted[0].scores)
-    z = np.array([list(image.scores.values()) for image in counted])  # [images, L]; one selection
-    return dict(zip(counted[0].scores, z.mean(axis=0).tolist(), strict=True))
+    return mean_of([image.scores for image in counted])

@@ -191,4 +191,5 @@ def test_the_byte_pairs_are_those_of_clip(vectors: dict[str, Any]) -> None:
     assert mask.sum(1).tolist() == [len(tokenizer.uncut("edema")), 77]
     assert ids[1, -1] == 49407, "a cut sentence still ends"
     assert not tokenizer.can_read("no <|endoftext|> edema")
+    assert not tokenizer.can_read("no &lt;|endoftext|&gt; edema")
     assert not tokenizer.can_read("  ")

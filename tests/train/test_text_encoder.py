@@ -151,3 +151,11 @@ def test_keys_follow_cxr_bert(encoder: TextEncoder) -> None:
     heads = {k.split(".")[1] for k in keys if k.startswith("text_head.")}
     assert heads == {"dense_to_hidden", "LayerNorm", "dense_to_output"}
     assert not any("pooler" in k for k in keys)
+
+
+@pytest.mark.parametrize("sentence", ["", "  ", "edema [MASK]", "[SEP] edema", "[CLS]", "отёк"])
+def test_what_holds_no_word_or_a_special_token_is_not_read(sentence: str) -> None:
+    """Found when the text tower was exported: the edge refused what the export took for words."""
+    words = WordPiece(train_vocabulary(["edema is present"] * 2, 120), 16)
+    assert words.can_read("Edema is present.")
+    assert not words.can_read(sentence)

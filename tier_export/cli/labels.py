@@ -140,6 +140,6 @@ def _check_extra() -> None:
         import onnx  # noqa: F401
     except ImportError:
         raise UsageError(
-            "a label set is written as an ONNX graph; pip install 'tier-cxr[labels]', or with "
+            "a label set is written as an ONNX graph; pip install 'tier-cxr[cpu,labels]', or with "
             "PyTorch 'tier-cxr[export]'"
         ) from None

@@ -91,6 +91,11 @@ class ClipTokenizer:
     def vocab_size(self) -> int:
         return 2 * BYTES + len(self.merges) + 2
 
+    @property
+    def backend(self) -> Any:
+        """The `tokenizers.Tokenizer` that does the work, for a tokenizer.json."""
+        return self._clip.backend_tokenizer
+
     def __call__(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
         """ids and mask, int64 [N, T]: start, words, end, truncated at max_tokens, then padding."""
         rows = [self.uncut(sentence) for sentence in sentences]
@@ -109,7 +114,8 @@ class ClipTokenizer:
 
     def can_read(self, sentence: str) -> bool:
         """Bytes are never unknown; the names of the two special tokens are no words."""
-        return bool(sentence.strip()) and START not in sentence and END not in sentence
+        words = self.uncut(sentence)[1:-1]
+        return bool(words) and not {self.vocab_size - 2, self.vocab_size - 1} & set(words)
 
     def state(self) -> dict[str, object]:
         return {"kind": "clip", "merges": self.merges, "max_tokens": self.max_tokens}

@@ -7,7 +7,7 @@ one space. Keys follow CXR-BERT: `text.*` the BERT, `text_head.*` its cls_projec
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,11 @@ class Tokenizer(Protocol):
 
     @property
     def vocab_size(self) -> int: ...
+
+    @property
+    def backend(self) -> Any:
+        """The `tokenizers.Tokenizer` that does the work."""
+        ...
 
     def __call__(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
         """ids and mask, int64 [N, T]; mask 1 for a token, 0 for padding."""

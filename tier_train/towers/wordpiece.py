@@ -85,6 +85,11 @@ class WordPiece:
     def vocab_size(self) -> int:
         return len(self.vocab)
 
+    @property
+    def backend(self) -> Any:
+        """The `tokenizers.Tokenizer` that does the work, for a tokenizer.json."""
+        return self._bert.backend_tokenizer
+
     def __call__(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
         """ids and mask, int64 [N, T]: [CLS] words [SEP], truncated at max_tokens, then padding."""
         out: Any = self._bert(
@@ -102,7 +107,10 @@ class WordPiece:
         return ids
 
     def can_read(self, sentence: str) -> bool:
-        return self.vocab.index("[UNK]") not in self.uncut(sentence)
+        """The names of special tokens, typed in a sentence, are no words."""
+        special = {self.vocab.index(name) for name in SPECIAL}
+        words = self.uncut(sentence)[1:-1]
+        return bool(words) and not special & set(words)
 
     def state(self) -> dict[str, object]:
         return {

@@ -98,27 +98,25 @@ def members_for(
 ) -> Members:
     """The Members that a bundle was exported from, by its manifest's `checkpoint` rows.
 
-    `checkpoints` in any order; IntegrityError where they are not exactly the bundle's.
+    `checkpoints` in any order, `names` for messages; IntegrityError where they are not exactly the
+    bundle's.
     """
     wanted = [str(row["sha256"]) for row in rows]
     given = [c.sha256 for c in checkpoints]
     if sorted(wanted) != sorted(given):
+        called = names or ["" for _ in given]
+        shown = [f"{name} {digest:.12}".strip() for name, digest in zip(called, given, strict=True)]
         raise IntegrityError(
-            f"the bundle was exported from {_short(wanted)}, given are {_short(given)} (SHA-256 of "
-            "the files); name its own checkpoints, each once"
+            f"the bundle was exported from {', '.join(digest[:12] for digest in wanted)}, given "
+            f"are {', '.join(shown)} (SHA-256 of the files); name its own checkpoints, each once"
         )
-    at = [given.index(digest) for digest in wanted]
-    ordered, called = [checkpoints[i] for i in at], [names[i] for i in at] if names else ()
+    ordered = [checkpoints[given.index(digest)] for digest in wanted]
     combined = {row.get("combined") for row in rows}
     if combined == {"average"}:
-        return average_of(ordered, called)
+        return average_of(ordered)
     if combined != {None}:
         raise IntegrityError("manifest.json combines its checkpoints in a way unknown here")
-    return members_of(ordered, called)
-
-
-def _short(digests: Sequence[str]) -> str:
-    return ", ".join(digest[:12] for digest in digests)
+    return members_of(ordered)
 
 
 def compared(

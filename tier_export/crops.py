@@ -83,6 +83,4 @@ def _crops_of(
         except RefusedImage as refusal:
             raise UsageError(f"{path} line {row.number}, {row.image_path}: {refusal}") from None
     columns = {column_id(column): column for column in manifest.label_columns}
-    return Crops(
-        np.stack(crops), truth_table(rows, columns), f"{len(rows)} images of {path.name}"
-    )
+    return Crops(np.stack(crops), truth_table(rows, columns), f"{len(rows)} images of {path.name}")

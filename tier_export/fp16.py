@@ -171,7 +171,7 @@ def _kept(model: onnx.ModelProto) -> list[dict[str, str]]:
             continue
         if i in before and (node.op_type == "Conv" or behind_stem & set(node.input)):
             behind_stem |= set(node.output)
-        if node.op_type in SHAPES | PARTS | {"Cast"}:
+        if node.op_type in SHAPES | PARTS | {"Cast", "Expand"}:
             continue
         weight = next((name for name in node.input[1:] if name in weights), "")
         row = {"node": node.name, "op": node.op_type}

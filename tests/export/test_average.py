@@ -108,12 +108,12 @@ def test_counters_are_those_of_the_first_and_nothing_given_is_changed(
     three: list[Checkpoint],
 ) -> None:
     before = [copy.deepcopy(flat_state(c.model)) for c in three]
-    later = copy.deepcopy(three[1].model)
+    later = copy.deepcopy(three[2].model)
     counters = [v for k, v in flat_state(later).items() if k.endswith("num_batches_tracked")]
     assert counters
     for counter in counters:
         counter.add_(1000)
-    members = average_of([three[0], replace(three[1], model=later), three[2]])
+    members = average_of([*three[:2], replace(three[2], model=later)])
     found = flat_state(members.networks[0].model)
     for key, value in found.items():
         if key.endswith("num_batches_tracked"):
@@ -246,11 +246,14 @@ def test_other_checkpoints_than_the_bundles_are_refused(
     three: list[Checkpoint], twins: list[Checkpoint]
 ) -> None:
     described = members_of(three).described()
-    for given in (three[:2], [*three[:2], twins[1]], [*three, twins[1]], [*three[:2], three[0]]):
+    foreign = twins[1]
+    for given in (three[:2], [*three[:2], foreign], [*three, foreign], [*three, three[0]]):
         with pytest.raises(IntegrityError) as error:
-            members_for(described, given)
-        for checkpoint in (*three, *given):
+            members_for(described, given, [f"{i}.pt" for i in range(len(given))])
+        for checkpoint in three:
             assert checkpoint.sha256[:12] in str(error.value)
+        assert f"given are 0.pt {given[0].sha256[:12]}, 1.pt " in str(error.value)
+        assert f" {given[-1].sha256[:12]} (SHA-256" in str(error.value)
     for strange in ({"combined": "distilled"}, {"combined": "average"}):
         with pytest.raises(IntegrityError, match="unknown here"):
             members_for([described[0] | strange, *described[1:]], three)

@@ -442,3 +442,22 @@ def test_the_canaries_stand_where_they_should(whole: bytes) -> None:
     assert len(looked_at(SOURCES)) > 30
     assert load_bytes(whole, ".dcm", "mimic-jpg").study_key == canary.STUDY_UID
     assert sys.version_info >= (3, 11)
+
+
+@pytest.mark.parametrize("command", [["tier-infer", "study.dcm"], ["tier-export", "verify"]])
+def test_no_device_id_and_no_queue_of_events_is_left(
+    site: Path, tmp_path: Path, command: list[str]
+) -> None:
+    """Found in review: onnxruntime 1.32 kept a device id and events for its maker in ~/.cache."""
+    folders = {"HOME": "home", "TMPDIR": "tmp", "XDG_CACHE_HOME": "cache"}
+    for folder in folders.values():
+        (tmp_path / folder).mkdir()
+    places = {name: str(tmp_path / folder) for name, folder in folders.items()}
+    kept = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(
+        [str(BIN / command[0]), *command[1:]], cwd=site, env=kept | places,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == []

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tier_export.members import BATCH, Floats, Members, check_alike, members_of, weight_bytes
-from tier_export.parity import MIN_PAIRS, MIN_RANKED, Crops, rank_correlation
+from tier_export.parity import MIN_PAIRS, MIN_RANKED, Crops
+from tier_export.ranking import rank_correlation
 from tier_infer.errors import IntegrityError, ParityError, UsageError
 from tier_infer.label_sets import LabelSet
 from tier_infer.metrics import roc_auc
@@ -120,23 +121,42 @@ def members_for(
 
 
 def compared(
-    members: Members, image_e: Floats, table: Floats, labels: LabelSet, crops: Crops
+    members: Members,
+    image_e: Floats,
+    table: Floats,
+    labels: LabelSet,
+    crops: Crops,
+    further: Sequence[tuple[LabelSet, Floats]] = (),
 ) -> list[dict[str, Any]]:
     """One row per member, for their ensemble, and for their average where there is one.
 
     image_e [N, D], table [L, D]: what `members` make of the crops and the labels. Empty for one
-    checkpoint. Raises ParityError when `members` is an average that lost what its members know.
+    checkpoint. Raises ParityError when `members` is an average that lost what its members know, in
+    these labels or in one of the `further` sets with their tables.
     """
-    sources = members.sources
+    sources, found = members.sources, []
     if len(sources) == 1:
         return []
-    averaged = len(members.networks) < len(sources)
-    if averaged:
-        each = [_scores(source, labels, crops.pixels) for source in sources]
-        average: Floats | None = image_e @ table.T
-    else:
+    if len(members.networks) == len(sources):
         each = _taken_apart(members, image_e, table)
         average = _average_scores(sources, labels, crops.pixels)
+        return _rows(sources, each, average, labels, crops)
+    encoded = [encode_images(source.model, crops.pixels, BATCH)[0] for source in sources]
+    for asked, directions in ((labels, table), *further):
+        each = [_scores(*pair, asked) for pair in zip(sources, encoded, strict=True)]
+        found.append(_rows(sources, each, image_e @ directions.T, asked, crops))
+        check_average(found[-1], len(crops.pixels), asked.id)
+    return found[0]
+
+
+def _rows(
+    sources: Sequence[Checkpoint],
+    each: Sequence[Floats],
+    average: Floats | None,
+    labels: LabelSet,
+    crops: Crops,
+) -> list[dict[str, Any]]:
+    """Of Z [N, L] of each member, and of their average."""
     ensemble: Floats = np.mean(each, axis=0)  # [N, L]
     names = [label.id for label in labels.labels]
 
@@ -148,8 +168,9 @@ def compared(
             "bytes": sum(weight_bytes(s.model) for s in source),
             "auc": areas,
             "mean_auc": float(np.mean(list(areas.values()))) if areas else None,
-            "rank": {
-                name: rank_correlation(ensemble[:, i], scores[:, i]) for i, name in enumerate(names)
+            "rank": {  # 0 where the ensemble ranks nothing
+                name: rank_correlation(ensemble[:, i], scores[:, i]) or 0.0
+                for i, name in enumerate(names)
             },
         }
 
@@ -157,14 +178,11 @@ def compared(
     rows.append(row("ensemble", ensemble, sources))
     if average is not None:
         rows.append(row("average", average, sources) | {"bytes": rows[0]["bytes"]})
-    if averaged:
-        check_average(rows, len(crops.pixels))
     return rows
 
 
-def _scores(source: Checkpoint, labels: LabelSet, pixels: NDArray[np.uint8]) -> Floats:
-    """Z of one network, float32 [N, L]."""
-    image_e, _ = encode_images(source.model, pixels, BATCH)
+def _scores(source: Checkpoint, image_e: Tensor, labels: LabelSet) -> Floats:
+    """Z of one network, float32 [N, L], of its image embeddings [N, D]."""
     with torch.no_grad():
         scores: Floats = (image_e @ query_table(source.model, source.tokenizer, labels).T).numpy()
     return scores
@@ -181,9 +199,10 @@ def _average_scores(
     sources: Sequence[Checkpoint], labels: LabelSet, pixels: NDArray[np.uint8]
 ) -> Floats | None:
     try:
-        return _scores(average_of(sources).networks[0], labels, pixels)
+        average = average_of(sources).networks[0]
     except UsageError:  # nobody asked for it, so a table without it is an answer
         return None
+    return _scores(average, encode_images(average.model, pixels, BATCH)[0], labels)
 
 
 def _areas(scores: Floats, ids: Sequence[str], crops: Crops) -> dict[str, float]:
@@ -197,7 +216,7 @@ def _areas(scores: Floats, ids: Sequence[str], crops: Crops) -> dict[str, float]
     return areas
 
 
-def check_average(rows: Sequence[dict[str, Any]], n_crops: int) -> None:
+def check_average(rows: Sequence[dict[str, Any]], n_crops: int, set_id: str = "") -> None:
     """ParityError for an average that is no substitute for its members; UsageError where the crops
     can't tell."""
     average = next(row for row in rows if row["what"] == "average")
@@ -228,8 +247,9 @@ def check_average(rows: Sequence[dict[str, Any]], n_crops: int) -> None:
             f"{MIN_AGREEMENT:g}"
         )
     if broken:
+        where = f" in set {set_id}" if set_id else ""
         raise ParityError(
-            f"the average of {len(average['checkpoints'])} checkpoints is not what they are: "
-            f"{'; '.join(broken)}; they are not of one run: without --average they become an "
-            "ensemble"
+            f"the average of {len(average['checkpoints'])} checkpoints is not what they are"
+            f"{where}: {'; '.join(broken)}; they are not of one run: without --average they become "
+            "an ensemble"
         )

@@ -7,9 +7,10 @@
     reference     what everything was held against
     checkpoints, bundle_sha256, text_sha256, label_sets {set: of its query graph}
     crops         source, count, sha256 of all pixels, `each` of one crop
-    gates         precision → figure → largest allowed; `ranking`, `auc`: where they apply
+    gates         precision → figure → largest allowed; `norm`, `ranking`, `few_crops` and `auc`:
+                  the other limits, and where they apply
     precisions    precision → file, sha256, bytes, facts, proofs {machine: {set: figures}}
-    text          what the exported text towers gave, where there are some
+    text          what the exported text towers gave, where there are some; `files` by SHA-256
     compared      ensembles: a row per member, for the ensemble and for the average
 
 Facts say what a file is made of (`fp16.half_facts`, `int8.fit_int8`). Figures, absolute:
@@ -36,6 +37,9 @@ from typing import Any
 
 from tier_export.parity import (
     GATES,
+    MAX_DNORM,
+    MAX_SHARE,
+    MIN_CELL_RANK,
     MIN_PAIRS,
     MIN_RANK,
     MIN_RANKED,
@@ -54,6 +58,13 @@ from tier_infer.errors import ParityError
 
 SCHEMA = "tier-parity/1"
 WORST = ("max_dz", "max_dcell", "flips")
+JUDGED: dict[str, Any] = {  # what proofs were judged by
+    "gates": GATES,
+    "norm": {"max_dnorm": MAX_DNORM},
+    "ranking": {"min_rank": MIN_RANK, "min_crops": MIN_RANKED, "min_cell_rank": MIN_CELL_RANK},
+    "few_crops": {"max_share": MAX_SHARE},
+    "auc": {"min_pairs": MIN_PAIRS},
+}
 WIDTH = 100
 COLUMNS = ("max |dZ|", "p99 |dZ|", "cells", "|dAUC|", "rank", "flips")
 Found = dict[str, Any]
@@ -156,9 +167,7 @@ def certificate_file(prover: Prover, files: Mapping[str, bytes], manifest: Manif
         "label_sets": {set_id: row["sha256"] for set_id, row in manifest.label_sets.items()},
         "crops": crops_identity(prover.crops)
         | {"count": len(crops), "each": [sha256(crop.tobytes()) for crop in crops]},
-        "gates": GATES,
-        "ranking": {"min_rank": MIN_RANK, "min_crops": MIN_RANKED},
-        "auc": {"min_pairs": MIN_PAIRS},
+        **JUDGED,
         "precisions": {
             precision: {
                 "file": ENCODERS[precision],
@@ -169,10 +178,16 @@ def certificate_file(prover: Prover, files: Mapping[str, bytes], manifest: Manif
             }
             for precision, machines in prover.proofs.items()
         },
-        "text": prover.facts.get("text", {}),
+        "text": prover.facts.get("text", {}) | text_hashes(manifest),
         "compared": prover.compared,
     }
     return canonical(json.loads(json.dumps(table))).encode()
+
+
+def text_hashes(manifest: Manifest) -> dict[str, dict[str, str]]:
+    """`files`: path → SHA-256; empty without towers."""
+    hashes = {path: str(row["sha256"]) for path, row in manifest.text_files.items()}
+    return {"files": hashes} if hashes else {}
 
 
 def versions() -> dict[str, str]:

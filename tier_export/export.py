@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tier_export import OPSET
 from tier_export.average import compared
 from tier_export.certificate import Prover, certificate_file, cpu, summary
+from tier_export.crops import check_apart
 from tier_export.fp16 import half_facts, to_fp16
 from tier_export.golden import make_golden
 from tier_export.graphs import check_signature, encoder_graph
@@ -60,16 +61,18 @@ def export(
 def build(
     members: Members, sets: Sequence[LabelSet], crops: Crops, wish: Wish, say: Say
 ) -> tuple[Manifest, Prover, Files]:
-    """Every file of the bundle but manifest.json, each proven; ParityError."""
+    """Every file of the bundle but manifest.json, each proven; ParityError, UsageError."""
+    if wish.int8 is not None:
+        check_apart(wish.int8, crops)
     tables, queries = query_files(members, sets, wish.opset, say)
     say(f"building {ENCODERS['fp32']}")
     encoder = encoder_graph(members, wish.opset)
     signature = check_signature(encoder, members)
     say(f"measuring parity on {crops.source}")
     prover = prover_of(members, sets, tables, queries, crops)
-    first = sets[0]
-    image_e = prover.exact[first.id].image
-    prover.compared = compared(members, image_e, tables[first.id], first, crops)
+    first, *rest = sets
+    image_e, further = prover.exact[first.id].image, [(s, tables[s.id]) for s in rest]
+    prover.compared = compared(members, image_e, tables[first.id], first, crops, further)
     encoders: Files = {}
 
     def keep(precision: str, graph: bytes) -> None:

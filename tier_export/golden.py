@@ -15,13 +15,13 @@ import torch
 
 from tier_export.crops import phantom_crops
 from tier_export.members import Members
-from tier_export.parity import GATES, Crops, Floats
+from tier_export.parity import Crops, Floats
 from tier_infer.bundle import sha256
 from tier_infer.engine import open_session, run_encoder
-from tier_infer.golden import Golden, SetScores, golden_files
+from tier_infer.errors import ParityError
+from tier_infer.golden import GOLDEN_GATES, INT8_CEILING, Golden, SetScores, golden_files
 
 COUNT = 6  # at 224 x 224 pixels 0.3 MB of crops and 0.15 MB of embeddings
-KEYS = ("max_dz", "max_dcell")
 ROOM = 1.25
 
 
@@ -33,7 +33,8 @@ def make_golden(
 ) -> dict[str, bytes]:
     """path in the bundle → bytes; of each label set its table [L, D] and its query graph.
 
-    `int8` is the quantised encoder, for a bundle that holds one.
+    `int8` is the quantised encoder, for a bundle that holds one; ParityError where it moves the
+    vectors further than any replay may allow.
     """
     crops = phantom_crops(members.geometry, members.networks[0].intensity, COUNT)
     image, patches = members.encode(crops.pixels)
@@ -41,11 +42,7 @@ def make_golden(
         set_id: SetScores(sha256(queries[set_id]), image @ table.T)
         for set_id, table in tables.items()
     }
-    gates = {
-        precision: {key: float(gate[key]) for key in KEYS}
-        for precision, gate in GATES.items()
-        if set(KEYS) <= set(gate)
-    }
+    gates = dict(GOLDEN_GATES)
     if int8 is not None:
         gates["int8"] = _observed(int8, crops, image, patches, list(tables.values()))
     source = f"{crops.source}, torch {torch.__version__} fp32"
@@ -68,7 +65,14 @@ def _observed(
         d = found.image - image
         dz = max([dz, np.abs(d).max(), *(np.abs(d @ table.T).max() for table in tables)])
         dcell = max(dcell, np.abs(found.patches - patches).max())
-    return {"max_dz": _rounded_up(ROOM * dz), "max_dcell": _rounded_up(ROOM * dcell)}
+    gate = {"max_dz": _rounded_up(ROOM * dz), "max_dcell": _rounded_up(ROOM * dcell)}
+    for key, most in INT8_CEILING.items():
+        if gate[key] > most:
+            raise ParityError(
+                f"int8: the golden vectors would need the gate {key} {gate[key]:g}, at most "
+                f"{most:g} is allowed; leave --int8 out"
+            )
+    return gate
 
 
 def _unfused(graph: bytes) -> onnxruntime.InferenceSession:

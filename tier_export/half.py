@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,12 +30,17 @@ class HalfEncoder(nn.Module):
         super().__init__()
         self.network_input = model.network_input
         self.image = fold(model.image)
-        trunk = self.image.trunk
+        trunk: Any = self.image.trunk
         parts = ["trunk"]
-        if trunk.get_parameter("conv1.weight")[0].numel() < MIN_FAN_IN:  # half begins behind it
+        kept: list[nn.Conv2d] = []
+        if _fan_in(trunk.conv1) < MIN_FAN_IN:  # half begins behind it
             parts = [f"trunk.{name}" for name, _ in trunk.named_children() if "layer" in name]
+            block = trunk.layer1[0]
+            first = [block.conv1, *(block.downsample or ())]
+            kept = [m for m in first if isinstance(m, nn.Conv2d) and _fan_in(m) < MIN_FAN_IN]
         for name in (*parts, "proj"):
-            self.image.set_submodule(name, HalfPart(self.image.get_submodule(name)))
+            part = HalfPart(self.image.get_submodule(name), kept if "layer1" in name else ())
+            self.image.set_submodule(name, part)
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,19 +50,23 @@ class HalfEncoder(nn.Module):
 
 
 class HalfPart(nn.Module):
-    """A tower, or a part of one, in half arithmetic; it rounds the weights of the module given."""
+    """A tower, or a part of one, in half arithmetic; it rounds the weights of the module given.
 
-    def __init__(self, inner: nn.Module) -> None:
+    `kept` are those modules in it that read its input, in float32; what they give is rounded.
+    """
+
+    def __init__(self, inner: nn.Module, kept: Sequence[nn.Module] = ()) -> None:
         super().__init__()
         self.inner = inner
+        self.rounds_input = not kept
         for module in inner.modules():
-            if not isinstance(module, nn.LayerNorm):
+            if not isinstance(module, nn.LayerNorm) and module not in kept:
                 for weight in module.parameters(recurse=False):
                     weight.data = rounded(weight.data)
 
     def forward(self, x: Tensor) -> Any:
         with _Rounding():
-            return self.inner(rounded(x))
+            return self.inner(rounded(x) if self.rounds_input else x)
 
 
 class _Rounding(TorchFunctionMode):
@@ -72,6 +82,10 @@ class _Rounding(TorchFunctionMode):
             return rounded(rounded(functional.linear(*args[:2])) + args[2])
         out = func(*args, **(kwargs or {}))
         return rounded(out) if isinstance(out, Tensor) and out.dtype == torch.float32 else out
+
+
+def _fan_in(conv: nn.Conv2d) -> int:
+    return conv.weight[0].numel()
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def fit_int8(
                 break
     if refusal:
         raise refusal
-    return graph, _facts(layers, left_out, graph, calibration, reduce_range)
+    return graph, _facts(model, layers, left_out, calibration, reduce_range)
 
 
 def _harm(
@@ -108,9 +108,9 @@ def _attempts(harm: Mapping[str, float], cost: Mapping[str, int]) -> Iterator[di
 
 
 def _facts(
+    model: onnx.ModelProto,
     layers: Layers,
     left_out: Mapping[str, float],
-    graph: onnx.ModelProto,
     calibration: Crops,
     reduce_range: bool,
 ) -> dict[str, Any]:
@@ -120,18 +120,21 @@ def _facts(
         for name, harm in left_out.items()
     }
     reasons = layers.apart | harmed
-    kept = [
-        {"node": node.name, "op": node.op_type, "reason": reasons[node.name]}
-        for node in graph.graph.node
-        if node.name in reasons
-    ]
+    nodes = {node.name: node for node in model.graph.node if node.name in reasons}
+    kept = []
+    for name, node in nodes.items():
+        weight = {"weight": node.input[1]} if name in layers.products else {}
+        kept.append({"node": name, "op": node.op_type, **weight, "reason": reasons[name]})
     whole = [name for name in layers.products if name not in left_out]
     share = sum(layers.products[name] for name in whole) / sum(layers.products.values())
-    bits = 7 if reduce_range else 8
     summary = (
-        f"{len(whole)} of {len(layers.products)} products with weights of {bits} bits, {share:.0%} "
-        f"of their multiply-adds; calibrated on {calibration.source}"
+        f"{len(whole)} of {len(layers.products)} products with weights of "
+        f"{7 if reduce_range else 8} bits, {share:.0%} of their multiply-adds; calibrated on "
+        f"{calibration.source}"
     )
+    if left_out:
+        names = (nodes[n].input[1] if n in layers.products else n for n in left_out)
+        summary += f"; in float32: {', '.join(name.removesuffix('.weight') for name in names)}"
     return {
         "quantised": len(whole),
         "share": share,
@@ -140,5 +143,5 @@ def _facts(
         "method": "static; activations uint8, least to largest value of each tensor; weights int8, "
         "a step per output channel",
         "reduce_range": reduce_range,
-        "summary": summary + (f"; in float32: {', '.join(left_out)}" if left_out else ""),
+        "summary": summary,
     }

@@ -11,16 +11,24 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tier_export import OPSET
-from tier_export.lint import check_set
+from tier_export.lint import Finding, lint
 from tier_export.parity import Floats, onnx_query
-from tier_export.queries import Reads, check_prompts, query_graph, set_entry
+from tier_export.queries import query_graph, set_entry
+from tier_export.refusals import Reads, direction_errors, refuse, unreadable
 from tier_export.writing import Files, recover, write_bundle
-from tier_infer.bundle import MAX_MANIFEST_BYTES, Bundle, Manifest, load_bundle, sha256
+from tier_infer.bundle import (
+    MAX_MANIFEST_BYTES,
+    Bundle,
+    Manifest,
+    load_bundle,
+    parse_manifest,
+    read_verified,
+    sha256,
+)
 from tier_infer.errors import IntegrityError, ParityError, UsageError
 from tier_infer.golden import TABLE, Golden, SetScores, golden_files, read_golden
 from tier_infer.label_sets import Label, LabelSet
@@ -39,11 +47,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Made:
-    """A label set with its directions, and what is odd about it."""
+    """A label set with its directions, and what is odd about it, or wrong."""
 
     labels: LabelSet
-    table: Floats  # [L, D]
-    warnings: list[str]
+    table: Floats  # [L, D]; with errors, of the labels that can be read
+    findings: list[Finding]
+    errors: list[str]
 
 
 @dataclass(frozen=True)
@@ -61,12 +70,66 @@ class Swap:
     changes: list[Change]
 
 
-def open_bundle(folder: Path) -> Bundle:
-    """As `load_bundle`, under its real name: a link to it must not become a folder."""
+def open_bundle(folder: Path, renewed: Collection[str] = ()) -> Bundle:
+    """As `load_bundle`, but under its real name: a link to it must not become a folder. And the
+    files of the sets in `renewed`, which go, may be damaged or missing. Writes nothing."""
+    real = folder.resolve()
+    try:
+        return replace(load_bundle(folder), folder=real)
+    except IntegrityError:
+        if not (real / "manifest.json").is_file():
+            raise
+    return _with_damaged_sets(real, renewed)
+
+
+def open_to_write(folder: Path, renewed: Collection[str] = ()) -> Bundle:
+    """As `open_bundle`; and puts back what a killed write took away."""
     real = folder.resolve()
     if real.name:
         recover(real)
-    return replace(load_bundle(folder), folder=real)
+    return open_bundle(folder, renewed)
+
+
+def _with_damaged_sets(folder: Path, renewed: Collection[str]) -> Bundle:
+    with (folder / "manifest.json").open("rb") as file:
+        manifest = parse_manifest(file.read(MAX_MANIFEST_BYTES + 1))
+    sets = {entry["path"]: set_id for set_id, entry in manifest.label_sets.items()}
+    for name, entry in manifest.listed():
+        try:
+            read_verified(folder / name, entry)
+        except IntegrityError as error:
+            if name not in sets:
+                raise
+            if sets[name] not in renewed:
+                raise IntegrityError(
+                    f"label set {sets[name]}: {str(error).partition(';')[0]}; make it again with "
+                    f"`tier-export labels --queries`, or take it out with --remove {sets[name]}"
+                ) from None
+    return Bundle(folder, manifest)
+
+
+def check_wish(
+    bundle: Bundle, added: Collection[str], remove: Collection[str], default: str | None
+) -> None:
+    """UsageError for a set that is not there, before minutes of embedding, too."""
+    there = bundle.manifest.label_sets
+    known = ", ".join(dict.fromkeys((*there, *added)))
+    first = bundle.manifest.default_set if default is None else default
+    for set_id in remove:
+        if set_id not in there:
+            raise UsageError(
+                f"label set {set_id!r} is not in the bundle; it has {', '.join(there)}"
+            )
+        if set_id == first:
+            raise UsageError(
+                f"{set_id} is the default set, and what a bare label means; make another one the "
+                "default with --default SET"
+            )
+    if first not in there and first not in added:
+        raise UsageError(
+            f"--default {first!r}: there is no such label set, in the bundle or added; allowed: "
+            f"{known}"
+        )
 
 
 def check_writable(bundle: Bundle, called: Path) -> None:
@@ -102,9 +165,10 @@ def checkpoint_source(bundle: Bundle, paths: Sequence[Path]) -> Source:
 
     rows = bundle.manifest.checkpoint
     if len(paths) != len(rows):
+        count = f"{len(rows)} checkpoint{'s' * (len(rows) != 1)}"
         files = ", ".join(str(row["sha256"])[:12] for row in rows)
         raise UsageError(
-            f"the bundle was exported from {len(rows)} checkpoints, --checkpoint names "
+            f"the bundle was exported from {count}, --checkpoint names "
             f"{len(paths)}; name all, in the order of the export (SHA-256 {files})"
         )
     averaged = any(row.get("combined") == "average" for row in rows)
@@ -126,11 +190,23 @@ def checkpoint_source(bundle: Bundle, paths: Sequence[Path]) -> Source:
 
 
 def make(labels: LabelSet, source: Source) -> Made:
-    """Its directions and the warnings about them; UsageError for a set that asks nothing."""
-    for reader in source.readers:  # before minutes of embedding, too
-        check_prompts(reader, labels)
-    table = directions(labels, source)
-    return Made(labels, table, check_set(labels, table, source.readers))
+    """Its directions and what is odd about it; UsageError for a set that asks nothing."""
+    refuse([*unreadable(labels, source.readers).values()])  # before minutes of embedding
+    made = examine(labels, source)
+    refuse(made.errors)
+    return made
+
+
+def examine(labels: LabelSet, source: Source) -> Made:
+    """As `make`, but with all errors: those of directions are of the labels that can be read."""
+    wrong = unreadable(labels, source.readers)
+    sound = [x for x in labels.labels if not wrong.keys() & {*x.positive, *x.negative}]
+    if not sound:
+        return Made(labels, np.empty((0, 0), np.float32), [], [*wrong.values()])
+    read = replace(labels, labels=tuple(sound))
+    table = directions(read, source)
+    errors = [*wrong.values(), *direction_errors(table, read)]
+    return Made(labels, table, [] if errors else lint(labels, table, source.readers), errors)
 
 
 def directions(labels: LabelSet, source: Source) -> Floats:
@@ -145,10 +221,14 @@ def directions(labels: LabelSet, source: Source) -> Floats:
 
 
 def prepare(
-    bundle: Bundle, sets: Sequence[Made], remove: Collection[str] = (), default: bool = False
+    bundle: Bundle,
+    sets: Sequence[Made],
+    remove: Collection[str] = (),
+    default: str | None = None,
 ) -> Swap:
-    """The bundle with `sets` added or replaced, the first as default if so wished, and without
-    `remove`. Every query graph is proven on the golden embeddings; ParityError."""
+    """The bundle with `sets` added or replaced, without `remove`, and with another default set if
+    so wished (see `check_wish`). Every query graph is proven on the golden embeddings;
+    ParityError."""
     before = bundle.manifest
     golden = read_golden(bundle)
     entries, scores = dict(before.label_sets), dict(golden.scores) if golden else {}
@@ -163,11 +243,11 @@ def prepare(
         entries[set_id] = set_entry(made.labels, graph)
         files[entries[set_id]["path"]] = graph
         changes.append(Change(action, set_id, count, sha256(graph)))
-    first = sets[0].labels.id if default else before.default_set
     for set_id in remove:
-        gone = _removable(set_id, entries, first)
+        gone = entries.pop(set_id)
         scores.pop(set_id, None)
         changes.append(Change("removed", set_id, len(gone["labels"]), gone["sha256"]))
+    first = before.default_set if default is None else default
     manifest = replace(before, label_sets=entries, default_set=first)
     if golden:
         files[TABLE] = golden_files(replace(golden, scores=scores))[TABLE]
@@ -180,17 +260,6 @@ def prepare(
 def write(bundle: Bundle, swap: Swap) -> None:
     """The old bundle is complete until the new one stands in its place."""
     write_bundle(bundle.folder, swap.manifest, swap.files, keep=bundle.manifest)
-
-
-def _removable(set_id: str, entries: dict[str, dict[str, Any]], default: str) -> dict[str, Any]:
-    if set_id not in entries:
-        raise UsageError(f"label set {set_id!r} is not in the bundle; it has {', '.join(entries)}")
-    if set_id == default:
-        raise UsageError(
-            f"{set_id} is the default set, and what a bare label means; make another one the "
-            "default with --queries SET --default"
-        )
-    return entries.pop(set_id)
 
 
 def _check_manifest(manifest: Manifest, before: Manifest) -> None:

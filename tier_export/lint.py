@@ -1,7 +1,6 @@
 """What is odd about a label set, though it can be scored: told before anybody trusts the scores.
 
-Refused are sentences that ask nothing (`queries.check_prompts`, `check_directions`); the findings
-here are warnings. Needs no torch.
+What asks nothing is refused (see `refusals`); the findings here are warnings. Needs no torch.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tier_export.queries import BLOCK, Reads, check_directions, check_prompts
-from tier_infer.label_sets import Label, LabelSet, normal_id
+from tier_export.refusals import BLOCK, Reads, direction_errors, refuse, unreadable
+from tier_infer.label_sets import FOLDER, Label, LabelSet, load_label_set, normal_id
 
 # Cosine from which two directions count as one. In six networks trained on phantoms (AUC 0.87 to
 # 0.89) the scores of two packaged labels ranked 100 images alike, Spearman's rho 0.995 and more as
@@ -24,45 +23,104 @@ SAME = 0.98
 # The same cosine of q⁺ and q⁻ leaves this length of q⁺ − q⁻, which |Z| can't exceed. There the
 # findings of the paper have 0.45 to 1.08; words that no training caption holds, 0.05 to 0.2.
 SHORT = (2 - 2 * SAME) ** 0.5
-TOLD = 20  # findings that are shown
+TOLD = 20  # findings that are shown of a set
+NAMED = 5  # labels that a finding names at most
 WORD = re.compile(r"[^\W\d_]{3,}")
+DENIAL = "no|not|without|kein|keine|nicht|ohne|sin|ningún|ninguna|sans|pas|aucun|aucune"
+DENIES = re.compile(rf"\b({DENIAL})\b")
 ABSENT = re.compile(
-    r"\b(no|not|none|never|without|absent|absence|negative|free|clear|normal|unremarkable|resolved"
-    r"|kein|keine|nicht|ohne|sin|ningún|ninguna|sans|pas|aucun|aucune)\b"
+    rf"\b({DENIAL}|none|never|absent|absence|negative|free|clear|normal|unremarkable|resolved)\b"
 )
 
 
 @dataclass(frozen=True)
 class Finding:
-    kind: str  # near, weak, word, opposite, twice, name
-    labels: tuple[str, ...]  # ids
+    kind: str  # swapped, opposite, shared, alone, words, near, weak, twice, name
+    labels: tuple[str, ...]  # ids, all of them
     message: str  # one line
+    words: tuple[str, ...] = ()  # that the vocabulary does not know, all of them
 
 
 def check_set(labels: LabelSet, table: NDArray[np.float32], readers: Sequence[Reads]) -> list[str]:
     """table: float32 [L, D], q⁺ − q⁻ of every label; `readers` the tokenizers of its text towers.
     Raises UsageError for what asks nothing; returns the warnings, the weightiest first."""
-    for reader in readers:
-        check_prompts(reader, labels)
-    check_directions(table, labels)
+    refuse([*unreadable(labels, readers).values(), *direction_errors(table, labels)])
     return [finding.message for finding in lint(labels, table, readers)]
 
 
-def told(warnings: Sequence[str]) -> list[str]:
+def told(lines: Sequence[str], what: str = "warnings") -> list[str]:
     """For the screen: the first 20, and how many there are."""
-    more = len(warnings) - TOLD
-    return [*warnings[:TOLD], *([f"and {more} more of {len(warnings)} warnings"] * (more > 0))]
+    more = len(lines) - TOLD
+    return [*lines[:TOLD], *([f"and {more} more of {len(lines)} {what}"] * (more > 0))]
 
 
 def lint(labels: LabelSet, table: NDArray[np.float32], readers: Sequence[Reads]) -> list[Finding]:
+    """The weightiest first, and what is one line per set before what may be one per label."""
+    words, foreign = _unknown_words(labels.labels, readers)
+    protocol = _packaged(labels)  # somebody's, to be kept as it is
     return [
+        *(words if foreign else ()),
+        *_swapped(labels.labels),
+        *_opposites(labels.labels),
+        *_shared(labels.labels),
+        *(() if protocol else _alone(labels.labels)),
+        *(() if foreign else words),
         *_near(labels, table),
         *_weak(labels, table),
-        *_opposites(labels.labels),
-        *_unknown_words(labels.labels, readers),
-        *_twice(labels.labels),
+        *(() if protocol else _twice(labels.labels)),
         *_shared_names(labels.labels),
     ]
+
+
+def _swapped(labels: Sequence[Label]) -> Iterator[Finding]:
+    """A label that asks for an absence, such as no_finding, is called so."""
+    for label in labels:
+        called = (label.id.replace("_", " "), *label.names.values())
+        if any(ABSENT.search(_plain(name)) for name in called):
+            continue
+        positive, negative = ([_plain(s) for s in x] for x in (label.positive, label.negative))
+        denied = next(
+            (s for s, x in zip(label.positive, positive, strict=True) if DENIES.search(x)), None
+        )
+        affirmed = bool(negative) and not any(map(ABSENT.search, negative))
+        if denied and affirmed and all(map(ABSENT.search, positive)):
+            yield Finding(
+                "swapped",
+                (label.id,),
+                f"label {label.id}: its positive {denied!r} denies, its negative "
+                f"{label.negative[0]!r} does not: are they swapped?",
+            )
+
+
+def _shared(labels: Sequence[Label]) -> Iterator[Finding]:
+    """The same sentence for two labels; one line per group of labels."""
+    asked: dict[str, dict[str, str]] = {}  # normal form → id → sentence as written
+    for label in labels:
+        for sentence in label.positive:
+            asked.setdefault(_plain(sentence), {})[label.id] = sentence
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for by_label in asked.values():
+        if len(by_label) > 1:
+            groups.setdefault(tuple(by_label), []).append(next(iter(by_label.values())))
+    for ids, sentences in groups.items():
+        more = f", and {len(sentences) - 1} more likewise" if len(sentences) > 1 else ""
+        message = f"{sentences[0]!r} is positive for {len(ids)} labels: {_listed(ids)}{more}"
+        yield Finding("shared", ids, message)
+
+
+def _alone(labels: Sequence[Label]) -> Iterator[Finding]:
+    """Without q⁻ a score has another scale."""
+    ids = tuple(label.id for label in labels if not label.negative)
+    if not ids:
+        return
+    one = len(ids) == 1
+    yield Finding(
+        "alone",
+        ids,
+        f"label{'' if one else 's'} {_listed(ids)} {'has' if one else 'have'} no negative "
+        f"sentence: {'its score is a plain cosine' if one else 'their scores are plain cosines'} "
+        "in [-1, 1], not comparable with margins",
+    )
 
 
 def _near(labels: LabelSet, table: NDArray[np.float32]) -> list[Finding]:
@@ -110,32 +168,39 @@ def _opposites(labels: Sequence[Label]) -> Iterator[Finding]:
                 against.setdefault(key, []).append(label.id)
     for key, ids in against.items():
         other, sentence = affirmed[key]
-        shown = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
         yield Finding(
             "opposite",
             (other, *ids),
-            f"{sentence!r} is for {other} and against {shown}, though it denies nothing",
+            f"{sentence!r} is for {other} and against {_listed(ids)}, though it denies nothing",
         )
 
 
-def _unknown_words(labels: Sequence[Label], readers: Sequence[Reads]) -> Iterator[Finding]:
-    """A word in pieces of less than two letters: training has not shown it to the text tower."""
+def _unknown_words(labels: Sequence[Label], readers: Sequence[Reads]) -> tuple[list[Finding], bool]:
+    """Words in pieces of less than two letters, which training has not shown to the text tower, in
+    one finding; and whether they are most words."""
     where: dict[str, list[str]] = {}
     for label in labels:
         sentences = " ".join(dict.fromkeys((*label.positive, *label.negative)))
         for word in dict.fromkeys(WORD.findall(sentences.lower())):
             where.setdefault(word, []).append(label.id)
     around = [len(reader.uncut("")) for reader in readers]
-    for word, ids in where.items():
+
+    def unknown(word: str) -> bool:
         counts = (len(r.uncut(word)) - n for r, n in zip(readers, around, strict=True))
         pieces = max(counts, default=0)
-        if pieces >= 3 and len(word) < 2 * pieces:
-            more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
-            message = (
-                f"the vocabulary does not know {word!r} ({ids[0]}{more}): it falls apart into "
-                f"{pieces} pieces"
-            )
-            yield Finding("word", tuple(ids), message)
+        return pieces >= 3 and len(word) < 2 * pieces
+
+    words = tuple(word for word in where if unknown(word))
+    if not words:
+        return [], False
+    foreign = 2 * len(words) > len(where)
+    shown = ", ".join(words[:3]) + (", …" if len(words) > 3 else "")
+    message = (
+        f"{len(words)} of {len(where)} words {'is' if len(words) == 1 else 'are'} unknown to this "
+        f"vocabulary ({shown})" + (": the set was not written for this model" * foreign)
+    )
+    ids = tuple(dict.fromkeys(label for word in words for label in where[word]))
+    return [Finding("words", ids, message, words)], foreign
 
 
 def _twice(labels: Sequence[Label]) -> Iterator[Finding]:
@@ -156,10 +221,19 @@ def _shared_names(labels: Sequence[Label]) -> Iterator[Finding]:
             called.setdefault(normal_id(name), {})[label.id] = name
     for ids in called.values():
         if len(ids) > 1:
-            name, shown = next(iter(ids.values())), ", ".join(ids)
-            message = f"{name!r} is a name of {shown}: they can be asked for by id only"
+            name = next(iter(ids.values()))
+            message = f"{name!r} is a name of {_listed([*ids])}: they can be asked for by id only"
             yield Finding("name", tuple(ids), message)
 
 
 def _plain(sentence: str) -> str:
     return " ".join(sentence.casefold().split())
+
+
+def _listed(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+    return ", ".join(ids[:NAMED]) + more
+
+
+def _packaged(labels: LabelSet) -> bool:
+    return (FOLDER / f"{labels.id}.toml").is_file() and load_label_set(labels.id) == labels

@@ -6,7 +6,6 @@ sides of the product, give exactly that, so nothing behind the export learns tha
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 from tier_infer.errors import UsageError
 from tier_infer.geometry import GEOMETRIES, Geometry
 from tier_infer.label_sets import LabelSet
+from tier_infer.sentences import joined_sha256
 from tier_train.checkpoint import Checkpoint
 from tier_train.model import DualEncoder
 from tier_train.recipe import grid_side
@@ -72,8 +72,7 @@ class Members:
     @property
     def text_sha256(self) -> str:
         """Identity of the text towers, in order: query tables belong to them."""
-        each = [network.text_sha256 for network in self.networks]
-        return each[0] if len(each) == 1 else hashlib.sha256("\n".join(each).encode()).hexdigest()
+        return joined_sha256([network.text_sha256 for network in self.networks])
 
     def encode(self, pixels: NDArray[np.uint8]) -> tuple[Floats, Floats]:
         """uint8 [N, H, W] → image_e [N, D], patch_e [N, g, g, D]: PyTorch in float32."""

@@ -102,12 +102,10 @@ def _measured(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> TensorsData:
 def quantised(
     model: onnx.ModelProto, ranges: TensorsData, nodes: list[str], reduce_range: bool
 ) -> onnx.ModelProto:
-    """A copy of the model in which only `nodes` are 8-bit."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    """A copy of the model in which only `nodes` are 8-bit; the library makes the copy."""
     with _silent():
         quantizer = QDQQuantizer(
-            copy,
+            model,
             per_channel=True,
             reduce_range=reduce_range,
             weight_qType=QuantType.QInt8,

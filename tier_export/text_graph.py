@@ -31,6 +31,7 @@ from tier_train.towers.text_encoder import TextTower, Tokenizer, embed_prompts
 
 GATE = 1e-4  # per component of an embedding
 COUNT = 100  # of the packaged sets' sentences, at least, where the tower reads so many
+FEWEST = 20  # sentences that prove something
 
 
 class TextEncoderGraph(nn.Module):
@@ -53,20 +54,26 @@ def text_files(
     """
     files: dict[str, bytes] = {}
     towers: list[dict[str, Any]] = []
-    worst, count = 0.0, 0
+    worst, counts = 0.0, []
     for number, network in enumerate(members.networks, 1):
         suffix = "" if number == 1 else f"_{number}"
+        asked = gate_sentences(network.tokenizer, sentences)
+        if len(asked) < FEWEST:
+            raise ParityError(
+                f"the text tower reads {len(asked)} of the sentences to prove it by, {FEWEST} are "
+                "needed; export without --text"
+            )
         encoder, words = f"text/encoder{suffix}.onnx", f"text/tokenizer{suffix}.json"
         files[encoder] = text_graph(network, opset).SerializeToString()
         files[words] = tokenizer_file(network.tokenizer)
         row = {"encoder": encoder, "tokenizer": words, "max_tokens": network.tokenizer.max_tokens}
         towers.append(row | {"sha256": network.text_sha256})
-        asked = gate_sentences(network.tokenizer, sentences)
         tower = Tower(files[encoder], files[words], network.tokenizer.max_tokens)
-        worst, count = max(worst, prove_text(network, tower, asked)), max(count, len(asked))
+        worst = max(worst, prove_text(network, tower, asked))
+        counts.append(len(asked))
     entries = {path: {"sha256": sha256(data), "bytes": len(data)} for path, data in files.items()}
     text = {"sha256": members.text_sha256, "towers": towers, "files": entries}
-    return files, text, {"sentences": count, "max_dembedding": worst, "allowed": GATE}
+    return files, text, {"sentences": min(counts), "max_dembedding": worst, "allowed": GATE}
 
 
 def text_graph(network: Checkpoint, opset: int = OPSET) -> onnx.ModelProto:

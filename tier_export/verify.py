@@ -1,37 +1,39 @@
 """A bundle measured anew, on this machine: is it what its certificate says?
 
-Without checkpoints the golden vectors hold the fp32 encoder, which PyTorch made, and the fp32
-encoder holds its twins; no torch is needed. With the bundle's own checkpoints PyTorch holds
-everything, label sets that were added later too. Nothing is written.
+Without checkpoints the golden vectors hold the fp32 encoder, which PyTorch made, the fp32 encoder
+holds its twins, and the bundle's text towers hold its label sets; no torch is needed. With the
+bundle's own checkpoints PyTorch holds everything, label sets that were added later too. What is not
+held is said. Nothing is written.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tier_export.certificate import (
-    SCHEMA,
-    Found,
-    Prover,
-    cpu,
-    crops_identity,
-    worst,
-)
+from tier_export.certificate import Prover, cpu
 from tier_export.crops import manifest_crops, phantom_crops
-from tier_export.parity import GATES, Crops, Encode, breaches, onnx_encoder, onnx_query
+from tier_export.parity import Crops, Encode, breaches, onnx_encoder, onnx_query
+from tier_export.verify_certificate import (
+    check_crops,
+    check_facts,
+    differences,
+    read_certificate,
+    same_machine,
+)
+from tier_export.verify_sets import label_set, prove_sets, prove_towers
 from tier_infer.bundle import ENCODERS, Bundle
-from tier_infer.engine import Engine, QueryTable
+from tier_infer.engine import Engine
 from tier_infer.errors import IntegrityError, ParityError, UsageError
 from tier_infer.golden import Golden, Replay, read_golden, replay
-from tier_infer.label_sets import Label, LabelSet
+from tier_infer.label_sets import LabelSet
 
-AGREE = {**GATES["fp32"], "max_dauc": GATES["fp16"]["max_dauc"]}  # as two machines may differ
+if TYPE_CHECKING:
+    from tier_export.members import Members
+
 Encodes = dict[str, dict[str, Encode]]  # precision → machine → what computes it there
-SHARE = 0.25  # of a figure: where rounding to half or 8 bits falls the other way
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Verified:
     golden: dict[str, Replay]  # precision → what its encoder made of the vectors
     broken: list[str]
     differences: list[str] | None  # to the certificate's figures; None: of other crops
+    compared: int  # figures that the certificate has, too
     remarks: list[str]
 
 
@@ -50,64 +53,36 @@ def verify(bundle: Bundle, against: Sequence[Path], dataset: Path | None) -> Ver
     certificate = read_certificate(bundle)
     sets = {set_id: label_set(bundle, set_id) for set_id in bundle.manifest.label_sets}
     crops, same, remarks = _crops(bundle, certificate, dataset)
-    golden, broken = _golden(bundle, remarks)
-    reference = _pytorch if against else _fp32
-    prover, encodes = reference(bundle, sets, crops, against)
+    remarks += check_facts(bundle, certificate)
+    vectors = read_golden(bundle)
+    if vectors is None:
+        raise UsageError("the bundle has no golden vectors; export it again with tier-export")
+    golden = _golden(bundle, vectors)
+    broken = [
+        f"{p} (golden vectors): {words}" for p, row in golden.items() for words in row.breaches
+    ]
+    if against:
+        members = _members(bundle, against)
+        broken += prove_towers(bundle, members, sets)
+        prover, encodes = _pytorch(bundle, sets, crops, members)
+    else:
+        wrong, unproven = prove_sets(bundle, sets, vectors.image)
+        broken, remarks = broken + wrong, remarks + unproven
+        prover, encodes = _fp32(bundle, sets, crops)
     for precision, machines in encodes.items():
         for name, encode in machines.items():
-            broken += _measure(prover, precision, name, encode)
+            wrong, unproven = _measure(prover, precision, name, encode)
+            broken, remarks = broken + wrong, remarks + unproven
     later = [
         set_id for set_id, entry in bundle.manifest.label_sets.items()
         if certificate["label_sets"].get(set_id) != entry["sha256"]
     ]  # fmt: skip
     if later:
         remarks.append(f"not in the certificate, added or replaced later: {', '.join(later)}")
-    differences = _differences(certificate, prover, later) if same else None
-    return Verified(prover, golden, broken, differences, remarks)
-
-
-def read_certificate(bundle: Bundle) -> dict[str, Any]:
-    """parity.json, and nothing in it contradicts manifest.json; IntegrityError."""
-    manifest = bundle.manifest
-    try:
-        table = json.loads(bundle.certificate())
-        if table["schema"] != SCHEMA:
-            raise ValueError
-        encoders = {ENCODERS[p]: row["sha256"] for p, row in table["precisions"].items()}
-        crops = {key: table["crops"][key] for key in ("source", "sha256")}
-        stated = {p: worst(row["proofs"]) for p, row in table["precisions"].items()}
-        pairs = (
-            ("bundle_sha256", table["bundle_sha256"], manifest.bundle_sha256),
-            ("the encoders", encoders, {f: row["sha256"] for f, row in manifest.files.items()}),
-            ("checkpoints", table["checkpoints"], [row["sha256"] for row in manifest.checkpoint]),
-            ("the text towers", table["text_sha256"], manifest.text_sha256),
-            ("the summary", {"crops": crops} | stated, manifest.parity),
-        )
-        dict(table["label_sets"])
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
-        raise IntegrityError(f"parity.json is not a table of {SCHEMA}; export again") from None
-    for what, certified, found in pairs:
-        if certified != found:
-            raise IntegrityError(
-                f"parity.json is not this bundle's certificate: {what} differ from manifest.json; "
-                "export the bundle again"
-            )
-    return dict(table)
-
-
-def label_set(bundle: Bundle, set_id: str) -> LabelSet:
-    """The set as its graph carries it; IntegrityError where the manifest says otherwise."""
-    query = QueryTable(bundle, set_id)
-    if query.ids != bundle.manifest.label_sets[set_id]["labels"]:
-        raise IntegrityError(f"label set {set_id} has other labels than manifest.json says")
-    try:
-        labels = tuple(
-            Label(str(row["id"]), str(row["name"]), tuple(row["positive"]), tuple(row["negative"]))
-            for row in query.labels
-        )
-    except (KeyError, TypeError):
-        raise IntegrityError(f"label set {set_id} does not carry its sentences") from None
-    return LabelSet(set_id, labels)
+    found, compared = differences(certificate, prover, later) if same else (None, 0)
+    if found and same_machine(certificate, prover.reference if against else None):
+        broken += [f"{words}, measured on the same crops by the same versions" for words in found]
+    return Verified(prover, golden, broken, found, compared, remarks)
 
 
 def _crops(
@@ -117,7 +92,7 @@ def _crops(
     presets = bundle.manifest.resolved_geometry(), bundle.manifest.intensity
     crops = manifest_crops(dataset, *presets) if dataset else phantom_crops(*presets)
     certified = certificate["crops"]
-    if crops_identity(crops)["sha256"] == certified["sha256"]:
+    if check_crops(certificate, crops):
         return crops, True, []
     if dataset:
         words = f"the certificate was measured on other crops, {certified['source']}"
@@ -128,20 +103,9 @@ def _crops(
     return crops, False, [words]
 
 
-def _golden(bundle: Bundle, remarks: list[str]) -> tuple[dict[str, Replay], list[str]]:
-    """Every encoder that the vectors have gates for; precision → replay, and what is broken."""
-    golden: Golden | None = read_golden(bundle)
-    if golden is None:
-        raise UsageError("the bundle has no golden vectors; export it again with tier-export")
-    replays, broken = {}, []
-    for precision in encoders(bundle):
-        if precision not in golden.gates:
-            remarks.append(f"the golden vectors have no gate for {precision}")
-            continue
-        found = replay(bundle, Engine(bundle, "cpu", precision), golden)
-        replays[precision] = found
-        broken += [f"{precision} (golden vectors): {words}" for words in found.breaches]
-    return replays, broken
+def _golden(bundle: Bundle, golden: Golden) -> dict[str, Replay]:
+    """precision → what its encoder makes of the vectors."""
+    return {p: replay(bundle, Engine(bundle, "cpu", p), golden) for p in encoders(bundle)}
 
 
 def encoders(bundle: Bundle) -> list[str]:
@@ -149,9 +113,7 @@ def encoders(bundle: Bundle) -> list[str]:
     return [precision for precision, file in ENCODERS.items() if file in bundle.manifest.files]
 
 
-def _fp32(
-    bundle: Bundle, sets: Mapping[str, LabelSet], crops: Crops, _: Sequence[Path]
-) -> tuple[Prover, Encodes]:
+def _fp32(bundle: Bundle, sets: Mapping[str, LabelSet], crops: Crops) -> tuple[Prover, Encodes]:
     """The fp32 encoder as reference, and its twins; all by onnxruntime."""
     queries = {set_id: bundle.query_graph(set_id) for set_id in sets}
     score = {set_id: onnx_query(graph) for set_id, graph in queries.items()}
@@ -161,12 +123,9 @@ def _fp32(
     return prover, {p: {cpu(): onnx_encoder(bundle.encoder(p))} for p in encoders(bundle)[1:]}
 
 
-def _pytorch(
-    bundle: Bundle, sets: Mapping[str, LabelSet], crops: Crops, against: Sequence[Path]
-) -> tuple[Prover, Encodes]:
-    """PyTorch as reference, and every encoder; IntegrityError for checkpoints of another bundle."""
+def _members(bundle: Bundle, against: Sequence[Path]) -> Members:
+    """IntegrityError for checkpoints of another bundle."""
     from tier_export.average import members_for
-    from tier_export.export import HALF, half_encoder, prover_of
     from tier_train.checkpoint import load_checkpoint
 
     checkpoints = [load_checkpoint(path) for path in against]
@@ -175,6 +134,15 @@ def _pytorch(
         raise IntegrityError(
             "the checkpoints' text towers are not those of the bundle's label sets"
         )
+    return members
+
+
+def _pytorch(
+    bundle: Bundle, sets: Mapping[str, LabelSet], crops: Crops, members: Members
+) -> tuple[Prover, Encodes]:
+    """PyTorch as reference, and every encoder."""
+    from tier_export.export import HALF, half_encoder, prover_of
+
     tables = {set_id: members.table(labels) for set_id, labels in sets.items()}
     queries = {set_id: bundle.query_graph(set_id) for set_id in sets}
     prover = prover_of(members, list(sets.values()), tables, queries, crops)
@@ -184,47 +152,24 @@ def _pytorch(
     return prover, encodes
 
 
-def _measure(prover: Prover, precision: str, machine: str, encode: Encode) -> list[str]:
-    """Keeps the figures in the prover's proofs; what is broken, set by set."""
+def _measure(
+    prover: Prover, precision: str, machine: str, encode: Encode
+) -> tuple[list[str], list[str]]:
+    """Keeps the figures in the prover's proofs; what is broken, and what these crops can't prove,
+    set by set."""
     try:
         found = prover.measure(encode, f"{precision} ({machine})")
     except ParityError as error:
-        return [str(error)]
+        return [str(error)], []
     prover.proofs.setdefault(precision, {})[machine] = found
-    return [
-        f"{precision} ({machine}, set {set_id}): {words}"
-        for set_id, row in found.items()
-        for words in breaches(precision, row)
-    ]
-
-
-def _differences(certificate: Mapping[str, Any], prover: Prover, later: Sequence[str]) -> list[str]:
-    """Figures that are not the certificate's, further than two machines may be apart."""
-    found = []
-    for precision, machines in prover.proofs.items():
-        certified = certificate["precisions"][precision]["proofs"]
-        for name, sets in machines.items():
-            then: dict[str, Any] = next(
-                (c for m, c in certified.items() if _engine(m) == _engine(name)), {}
-            )
-            for set_id in set(sets) & set(then) - set(later):
-                here = f"{precision}, {name}, {set_id}"
-                found += [f"{here}: {words}" for words in _apart(sets[set_id], then[set_id])]
-    return sorted(found)
-
-
-def _engine(machine: str) -> str:
-    """Without its version: another onnxruntime is compared, too."""
-    return "onnxruntime" if machine.startswith("onnxruntime ") else machine
-
-
-def _apart(now: Found, then: Mapping[str, Any]) -> list[str]:
-    rows = []
-    for key, allowed in AGREE.items():
-        a, b = now[key] or 0.0, then[key] or 0.0
-        if not abs(a - b) <= max(allowed, SHARE * b):
-            rows.append(f"{key} is {a:.2g}, the certificate says {b:.2g}")
-    return rows
+    broken, unproven = [], []
+    for set_id, row in found.items():
+        where = f"{precision} ({machine}, set {set_id})"
+        try:
+            broken += [f"{where}: {words}" for words in breaches(precision, row)]
+        except UsageError as error:  # no reason to keep back what else is broken
+            unproven.append(f"{where} not proven on {row['crops']} images: {error}")
+    return broken, unproven
 
 
 def refuse_broken(found: Verified) -> None:

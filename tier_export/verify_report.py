@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -33,8 +34,10 @@ def to_lines(bundle: Bundle, found: Verified) -> list[str]:
         lines.append("the figures are not compared with the certificate's: other crops")
     elif found.differences:
         lines.append(f"not the certificate's figures: {'; '.join(found.differences)}")
+    elif not found.compared:
+        lines.append("none of these figures is in the certificate: nothing was compared")
     else:
-        lines.append("these figures agree with the certificate's")
+        lines.append(f"{found.compared} figures agree with the certificate's")
     return lines + [f"BROKEN: {words}" for words in found.broken]
 
 
@@ -48,15 +51,20 @@ def to_json(bundle: Bundle, found: Verified) -> str:
         "reference": prover.reference,
         "crops": crops_identity(prover.crops) | {"count": len(prover.crops.pixels)},
         "certificate_crops": found.differences is not None,
-        "golden": {precision: _finite(asdict(row)) for precision, row in found.golden.items()},
+        "golden": {precision: asdict(row) for precision, row in found.golden.items()},
         "proofs": prover.proofs,
         "broken": found.broken,
         "differences": found.differences,
+        "compared": found.compared,
         "notes": found.remarks,
     }
-    return json.dumps(report, indent=1, allow_nan=False)
+    return json.dumps(_finite(report), indent=1, allow_nan=False)
 
 
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """NaN, which `broken` tells of, is no JSON."""
-    return {key: None if value != value else value for key, value in row.items()}
+def _finite(value: Any) -> Any:
+    """NaN and infinity, which `broken` tells of, are no JSON."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,6 +8,7 @@ studies = group_studies(score_images(["study.dcm"], bundle, engine, selection))
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from tier_infer.errors import TierError
     from tier_infer.scoring import score_images, select_labels
     from tier_infer.studies import group_studies
+
+# Since 1.32 onnxruntime keeps a device id and a queue of events for its maker in the user's home.
+# Nothing leaves a hospital unasked; it is read when onnxruntime is imported, so it is said here.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __all__ = [
     "Engine",

@@ -20,6 +20,7 @@ from typing import Any
 from tier_infer.errors import IntegrityError, UsageError
 from tier_infer.geometry import GEOMETRIES, Geometry, described
 from tier_infer.intensity import PRESETS
+from tier_infer.label_sets import ID
 
 SCHEMA_VERSION = 1
 NOTICE = "Research use only, not for diagnostic use."
@@ -154,13 +155,16 @@ def load_bundle(folder: Path, unused: bool = False) -> Bundle:
         )
     if not path.is_file():
         raise IntegrityError(f"{folder} holds no manifest.json, so it is no bundle")
-    manifest = parse_manifest(path.read_bytes()[: MAX_MANIFEST_BYTES + 1])
+    with path.open("rb") as file:
+        manifest = parse_manifest(file.read(MAX_MANIFEST_BYTES + 1))
     bundle = Bundle(folder, manifest)
     for name, entry in manifest.listed():
         if name in manifest.text_files and not unused:
             check_size(folder / name, entry)
         else:
-            read_verified(folder / name, entry)
+            data = read_verified(folder / name, entry)
+            if name not in manifest.files | manifest.text_files:  # `labels` may replace the others
+                bundle._verified[name] = data
     return bundle
 
 
@@ -199,6 +203,9 @@ def _checked_manifest(table: dict[str, Any], bundle_digest: object) -> Manifest:
         raise IntegrityError(f"the bundle's intensity preset {manifest.intensity!r} is unknown")
     if manifest.default_set not in manifest.label_sets:
         raise IntegrityError(f"the bundle's default set {manifest.default_set!r} is not in it")
+    for set_id in manifest.label_sets:
+        if not ID.fullmatch(set_id):
+            raise IntegrityError(f"manifest.json has a label set called {set_id!r}, which is no id")
     for name, entry in manifest.listed():
         if not (isinstance(entry["sha256"], str) and isinstance(entry["bytes"], int)):
             raise TypeError

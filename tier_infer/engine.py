@@ -7,6 +7,7 @@ lists GPUs that aren't there; only a session tells where it runs.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,17 +57,30 @@ class QueryTable:
         try:
             self.labels: list[dict[str, Any]] = json.loads(meta["labels"])
             self.ids = [str(label["id"]) for label in self.labels]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             raise IntegrityError(f"label set {set_id} carries no label list") from None
         if meta.get("text_sha256") != bundle.manifest.text_sha256:
             raise IntegrityError(
                 f"label set {set_id} was made with another text encoder than this bundle's; make "
                 "it again with `tier-export labels`"
             )
+        found = {row.name: (row.type, row.shape[1:]) for row in _rows(self._session)}
+        wanted = {"embeddings": bundle.manifest.embed_dim, "scores": len(self.ids)}
+        if found != {name: ("tensor(float)", [width]) for name, width in wanted.items()}:
+            raise IntegrityError(
+                f"label set {set_id} is not float32 scores of {len(self.ids)} labels from "
+                f"embeddings of {wanted['embeddings']}; make it again with `tier-export labels`"
+            )
 
     def scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """embeddings: float32 [M, D] → float32 [M, L], Z of eq. 4 in [−2, 2]."""
         result: NDArray[np.float32] = self._session.run(["scores"], {"embeddings": embeddings})[0]
+        if result.shape != (len(embeddings), len(self.ids)):  # what it declares may be untrue
+            raise IntegrityError(
+                f"label set {self.set_id} gives scores of shape {list(result.shape)} for "
+                f"{len(embeddings)} images and {len(self.ids)} labels; make it again with "
+                "`tier-export labels`"
+            )
         return result
 
 
@@ -104,10 +118,20 @@ def _open_encoder(
     return device, precision, open_session(bundle.encoder(precision), device)
 
 
-def open_session(graph: bytes, device: str) -> onnxruntime.InferenceSession:
+def open_session(graph: bytes, device: str, fused: bool = True) -> onnxruntime.InferenceSession:
+    """Of a graph that is whole in itself: IntegrityError for weights in another file. Not `fused`,
+    operators run one by one as they stand."""
     ort = _onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what fails is raised below, in our words
+    # A graph may name a file for its weights, and onnxruntime would look for it in the working
+    # directory, past every hash. Below a device there are no files. Graphs in onnxruntime's own
+    # format ignore this, so they are none.
+    folder = "session.model_external_initializers_file_folder_path"
+    options.add_session_config_entry(folder, os.devnull)
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    if not fused:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     provider = PROVIDERS[device]
     if provider not in ort.get_available_providers():
         raise DeviceError(
@@ -121,7 +145,12 @@ def open_session(graph: bytes, device: str) -> onnxruntime.InferenceSession:
     try:
         # TF32 would compute fp32 graphs with ten-bit mantissas and still be called fp32.
         settings = {"use_tf32": "0"} if device == "cuda" else {}
-        session = ort.InferenceSession(graph, options, providers=[(provider, settings)])
+        session = ort.InferenceSession(
+            graph,
+            options,
+            providers=[(provider, settings)],
+            enable_fallback=0,  # it would print on stdout, and try again elsewhere
+        )
     except Exception as error:  # onnxruntime raises bare pybind classes
         if device == "cpu":
             raise IntegrityError(f"onnxruntime can't load the graph: {error}") from None
@@ -143,13 +172,18 @@ def _check_shapes(session: onnxruntime.InferenceSession, bundle: Bundle) -> None
         "image_embedding": [manifest.embed_dim],
         "patch_embeddings": [cells, cells, manifest.embed_dim],
     }
-    found = {row.name: row.shape[1:] for row in (*session.get_inputs(), *session.get_outputs())}
+    found = {row.name: row.shape[1:] for row in _rows(session)}
     for name, shape in wanted.items():
         if found.get(name) != shape:
             raise IntegrityError(
                 f"the encoder's {name} have shape {found.get(name)} per image, the manifest says "
                 f"{shape}; export the bundle again"
             )
+
+
+def _rows(session: onnxruntime.InferenceSession) -> list[Any]:
+    """Inputs and outputs: name, type, shape."""
+    return [*session.get_inputs(), *session.get_outputs()]
 
 
 def _onnxruntime() -> Any:

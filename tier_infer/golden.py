@@ -8,8 +8,8 @@ golden/image_embeddings.npy    float32 [N, D]
 golden/patch_embeddings.npy    float32 [N, g, g, D], g = manifest.cells
 golden/golden.json             gates, source, and per label set its SHA-256 and the scores [N, L]
 
-The gates of fp32 and fp16 are fixed; that of int8 is what its graph showed at the export, and a
-quarter more.
+The gates of fp32 and fp16 are fixed, here and not in the bundle; that of int8 is what its graph
+showed at the export, and a quarter more, below a ceiling.
 
 Scores belong to one version of a label set. Where a set was replaced since, only embeddings count.
 """
@@ -19,13 +19,14 @@ from __future__ import annotations
 import ast
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tier_infer.bundle import Bundle, canonical
+from tier_infer.bundle import ENCODERS, Bundle, canonical
 from tier_infer.engine import Engine, QueryTable
 from tier_infer.errors import IntegrityError
 
@@ -35,6 +36,11 @@ CROPS, IMAGE, PATCHES = (
 )
 TABLE = "golden/golden.json"
 MAX_CROPS = 64  # a replay takes a second, also when the bundle is not ours
+GOLDEN_GATES = {  # those of `tier_export.parity`; a bundle must not choose what it is judged by
+    "fp32": {"max_dz": 1e-5, "max_dcell": 1e-4},
+    "fp16": {"max_dz": 2e-3, "max_dcell": 1e-2},
+}
+INT8_CEILING = {"max_dz": 0.1, "max_dcell": 0.5}  # trained networks showed up to 0.013 and 0.058
 NPY = b"\x93NUMPY\x01\x00"
 Floats = NDArray[np.float32]
 
@@ -131,7 +137,24 @@ def read_golden(bundle: Bundle) -> Golden | None:
         source = str(table["source"])
     except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
         raise IntegrityError(f"{TABLE} is not a table of {SCHEMA}") from None
+    _check_gates(gates, [p for p, file in ENCODERS.items() if file in manifest.files])
     return Golden(crops, image, patches, scores, gates, source)
+
+
+def _check_gates(gates: Mapping[str, Mapping[str, float]], precisions: list[str]) -> None:
+    for precision in precisions:
+        gate, fixed = gates.get(precision), GOLDEN_GATES.get(precision)
+        if gate is None:
+            raise IntegrityError(f"{TABLE} names no gate for {precision}; export the bundle again")
+        kept = gate == fixed if fixed else all(
+            0 <= gate[key] <= most for key, most in INT8_CEILING.items()
+        )  # fmt: skip
+        if not kept:
+            allowed = f"they are {fixed}" if fixed else f"at most {INT8_CEILING} is"
+            raise IntegrityError(
+                f"{TABLE} has gates for {precision} that this version does not allow, {allowed}; "
+                "export the bundle again"
+            )
 
 
 def replay(bundle: Bundle, engine: Engine, golden: Golden) -> Replay:

@@ -33,7 +33,8 @@ from tier_infer.errors import UsageError
 
 FOLDER = Path(__file__).with_name("label_sets")
 MAX_SENTENCES = 1000  # per label, of parts
-_ID = re.compile(r"[a-z0-9][a-z0-9_]*")
+JOINERS = "\u200c\u200d"  # unseen, but Persian and Hindi are not written without them
+ID = re.compile(r"[a-z0-9][a-z0-9_]*")
 # BCP 47: language, script, region, variants; extensions say nothing about a name
 _LANGUAGE = re.compile(
     r"[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?(-([a-z0-9]{5,8}|[0-9][a-z0-9]{3}))*"
@@ -113,7 +114,7 @@ def parse_label_set(table: dict[str, Any], source: str) -> LabelSet:
             raise UsageError(f"label set {source}: {key} must be a sentence with one {{}}")
     rows = table.get("label")
     set_id = table.get("set")
-    if not isinstance(set_id, str) or not _ID.fullmatch(set_id):
+    if not isinstance(set_id, str) or not ID.fullmatch(set_id):
         raise UsageError(f"label set {source}: `set` must be a lower-case word, got {set_id!r}")
     if not isinstance(rows, list) or not rows:
         raise UsageError(f"label set {source} has no [[label]] entry")
@@ -143,12 +144,14 @@ def _parse_label(row: object, table: dict[str, Any], source: str) -> Label:
     known = {"id", "name", "names", "positive", "positive_parts", "negative", "codes"}
     _refuse_unknown(row, known, source)
     label_id = normal_id(str(row.get("id", "")))
-    if not _ID.fullmatch(label_id):
+    if not ID.fullmatch(label_id):
         raise UsageError(f"label set {source}: {row.get('id')!r} is no label id")
     name = row.get("name", label_id.replace("_", " ").capitalize())
     codes = row.get("codes", {})
     if not _is_name(name):
-        raise UsageError(f"label set {source}: the name of {label_id} must be one line of text")
+        raise UsageError(
+            f"label set {source}: the name of {label_id} must be one line of text without a comma"
+        )
     names = _names(row.get("names", {}), f"label set {source}: the names of {label_id}")
     if not isinstance(codes, dict) or not all(isinstance(c, str) and c for c in codes.values()):
         raise UsageError(f"label set {source}: the codes of {label_id} must be a table of text")
@@ -172,18 +175,20 @@ def _parse_label(row: object, table: dict[str, Any], source: str) -> Label:
 
 
 def _is_name(name: object) -> bool:
-    """Some text, and no character that would start another line or steer a terminal."""
-    return (
-        isinstance(name, str)
-        and bool(name.strip())
-        and not any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name)
-    )
+    """Some text, and no character that starts another line, steers a terminal, turns the direction
+    of what follows or is not seen. A comma stands between the names of --labels."""
+    if not isinstance(name, str) or not name.strip() or "," in name:
+        return False
+    categories = {unicodedata.category(c) for c in name if c not in JOINERS}
+    return not categories & {"Cc", "Cf", "Zl", "Zp"}
 
 
 def _names(given: object, what: str) -> dict[str, str]:
     """Language code as BCP 47 writes it → name."""
     if not isinstance(given, dict) or not all(_is_name(name) for name in given.values()):
-        raise UsageError(f'{what} must be a table of text, like {{ de = "Pneumonie" }}')
+        raise UsageError(
+            f'{what} must be a table of text without a comma, like {{ de = "Pneumonie" }}'
+        )
     names = {language_code(code): name for code, name in given.items()}
     if len(names) != len(given):
         raise UsageError(f"{what} give one language twice")

@@ -89,11 +89,13 @@ class Selection:
                 f"{len(missing)} labels have no name in {code}, e.g. {missing[0]}; languages of "
                 f"these labels: {known}; add names to its label set with `tier-export labels`"
             )
-        count = Counter(found)
-        return {
-            name: text if count[text] == 1 else f"{text} ({name})"
-            for name, text in zip(self.names, found, strict=True)
-        }
+        shown = dict(zip(self.names, found, strict=True))
+        for _ in self.names:  # "Effusion (left)" may be the name of a third label
+            count = Counter(shown.values())
+            if len(count) == len(shown):
+                break
+            shown = {n: t if count[t] == 1 else f"{t} ({n})" for n, t in shown.items()}
+        return shown
 
     @cached_property
     def places(self) -> dict[str, int]:

@@ -8,22 +8,22 @@ tower would read as something else than its words is refused.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tier_infer.bundle import Bundle
+from tier_infer.bundle import Bundle, sha256
 from tier_infer.engine import open_session
 from tier_infer.errors import IntegrityError, UsageError
 from tier_infer.scoring import Selection
+from tier_infer.tokenizer_json import checked_tokenizer, in_rust
 
 Floats = NDArray[np.float32]
 NAME = "query"  # the column of the sentences' score
 TABLE = "--query"  # its place beside the label sets; none of them can be called so
-MAX_TOKENIZER_BYTES = 2**24  # four times CLIP's; a Rust library parses it
 SHOWN = 60  # characters of a sentence that a message repeats
 
 
@@ -45,6 +45,13 @@ class Tower:
                 "text_embedding; export the bundle again"
             )
         self.embed_dim = found["text_embedding"].shape[-1]
+        meta: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        self.text_sha256 = meta.get("text_sha256", "")
+        if meta.get("max_tokens") != str(max_tokens):
+            raise IntegrityError(
+                f"a text tower reads {meta.get('max_tokens')} tokens, the manifest says "
+                f"{max_tokens}; export the bundle again"
+            )
 
     def uncut(self, sentence: str) -> list[int]:
         """All ids of one sentence, those around it included, however long."""
@@ -94,7 +101,7 @@ class Tower:
         return ""
 
     def _ids(self, sentence: str, marks: bool) -> list[int]:
-        encoded = _in_rust(lambda: self._tokenizer.encode(sentence, add_special_tokens=marks))
+        encoded = in_rust(lambda: self._tokenizer.encode(sentence, add_special_tokens=marks))
         return [int(i) for i in encoded.ids]
 
 
@@ -111,6 +118,7 @@ class Words:
         try:
             rows = [(str(r["encoder"]), str(r["tokenizer"]), int(r["max_tokens"]))
                     for r in bundle.manifest.text["towers"]]  # fmt: skip
+            named = [r["sha256"] for r in bundle.manifest.text["towers"]]
             files = [(bundle.text_file(a), bundle.text_file(b), most) for a, b, most in rows]
         except (KeyError, TypeError, ValueError):
             raise IntegrityError(
@@ -118,6 +126,12 @@ class Words:
                 "bundle again"
             ) from None
         self.towers = tuple(Tower(*row) for row in files)
+        found = [tower.text_sha256 for tower in self.towers]
+        if found != named or joined_sha256(found) != bundle.manifest.text_sha256:
+            raise IntegrityError(
+                "the text towers are not those of this bundle's label sets, or stand in another "
+                "order; export the bundle again"
+            )
         widths = [tower.embed_dim for tower in self.towers]
         dim = bundle.manifest.embed_dim
         if not all(isinstance(width, int) for width in widths) or sum(widths) != dim:
@@ -175,6 +189,11 @@ def with_sentences(
     )
 
 
+def joined_sha256(towers: Sequence[str]) -> str:
+    """Identity of an ensemble's text towers by that of each, in order; of one, its own."""
+    return towers[0] if len(towers) == 1 else sha256("\n".join(towers).encode())
+
+
 def has_references(sentence: str) -> bool:
     """Whether it holds HTML's `&amp;` or the like, which CLIP's own cleaning would resolve."""
     return html.unescape(sentence) != sentence
@@ -200,21 +219,8 @@ def _tokenizer(data: bytes) -> Any:
         raise UsageError(
             "sentences need the extra that splits them; pip install 'tier-cxr[query]'"
         ) from None
-    if len(data) > MAX_TOKENIZER_BYTES:
-        raise IntegrityError(
-            f"the bundle's tokenizer has {len(data)} bytes, at most {MAX_TOKENIZER_BYTES} are read"
-        )
-    return _in_rust(lambda: tokenizers.Tokenizer.from_buffer(data))
-
-
-def _in_rust(call: Callable[[], Any]) -> Any:
-    """The library raises bare exceptions, and its panics are not even that."""
-    try:
-        return call()
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:
-        raise IntegrityError("the bundle's tokenizer is not one; export the bundle again") from None
+    text = checked_tokenizer(data)
+    return in_rust(lambda: tokenizers.Tokenizer.from_str(text))
 
 
 def _shown(sentence: str) -> str:

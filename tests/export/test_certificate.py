@@ -30,8 +30,9 @@ from tier_export.crops import phantom_crops
 from tier_export.export import prove, prover_of
 from tier_export.half import HalfEncoder
 from tier_export.members import members_of
-from tier_export.parity import Crops, numpy_score
+from tier_export.parity import GATES, Crops, numpy_score
 from tier_infer.bundle import load_bundle
+from tier_infer.golden import GOLDEN_GATES
 from tier_infer.label_sets import load_label_set
 from tier_train.checkpoint import load_checkpoint
 
@@ -139,7 +140,9 @@ def test_it_names_what_was_measured(site: Path, certificate: dict[str, Any], cro
         "fp16": {"max_dz": 2e-3, "max_dcell": 1e-2, "max_dauc": 5e-4},
         "int8": {"max_dauc": 3e-3},
     }
-    assert certificate["ranking"] == {"min_rank": 0.995, "min_crops": 100}
+    assert certificate["norm"] == {"max_dnorm": 1e-3}
+    assert certificate["ranking"] == {"min_rank": 0.995, "min_crops": 100, "min_cell_rank": 0.98}
+    assert certificate["few_crops"] == {"max_share": 0.1}
     assert certificate["auc"] == {"min_pairs": 2000}
 
 
@@ -166,6 +169,11 @@ def test_nobody_can_be_found_by_it(site: Path) -> None:
     words = {socket.gethostname(), getpass.getuser(), site.parent.name}
     assert [word for word in words if re.search(rf"\b{re.escape(word)}\b", text)] == []
     assert "/" not in text.replace("tier-parity/1", "")
+
+
+def test_the_runtime_judges_golden_vectors_by_the_same_gates() -> None:
+    for precision, gate in GOLDEN_GATES.items():
+        assert {key: GATES[precision][key] for key in ("max_dz", "max_dcell")} == gate
 
 
 def test_its_text_is_canonical(site: Path, certificate: dict[str, Any]) -> None:

@@ -221,7 +221,8 @@ def test_a_checkpoint_with_a_payload_is_refused(tmp_path: Path) -> None:
         (["--queries", "chexpert", "--queries", "chexpert", "ckpt.pt"], 2, "same name"),
         (["--crops", "nowhere.csv", "ckpt.pt"], 2, "does not exist"),
         (["--fp32", "ckpt.pt"], 2, "No such option"),
-        ([], 2, "Missing argument"),
+        ([], 2, "name a checkpoint"),
+        (["--int8", "ckpt.pt"], 2, "took one"),
         (["manifest.csv"], 4, "no complete checkpoint"),
     ],
 )
@@ -250,3 +251,24 @@ def test_the_manifest_is_json_for_anybody(site: Path) -> None:
         "dtype": "uint8",
         "shape": ["N", 112, 112],
     }
+
+
+def test_label_sets_that_were_added_are_not_lost(site: Path, tmp_path: Path) -> None:
+    """Found in review: an export over a bundle dropped its sets without a word."""
+    target = Path(shutil.copytree(site / "bundle", tmp_path / "bundle"))
+    before = load_bundle(target).manifest
+    result = export("--queries", "pneumonia", "-o", target, site / "ckpt.pt")
+    assert result.exit_code == 2
+    assert "holds the label sets chexpert" in result.stderr
+    assert load_bundle(target).manifest == before
+
+
+def test_json_and_the_next_command_name_what_was_written(site: Path, tmp_path: Path) -> None:
+    target = tmp_path / "other"
+    found = json.loads(export("--json", "-o", target, site / "ckpt.pt").stdout)
+    manifest = load_bundle(target).manifest
+    assert found["bundle"]["sha256"] == manifest.bundle_sha256
+    assert found["files"] == manifest.files
+    assert found["parity"] == manifest.parity
+    again = export("-o", target, site / "ckpt.pt")
+    assert again.stdout.endswith(f"next: tier-infer study.dcm --bundle {target}\n")

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 
@@ -17,7 +19,9 @@ from tests.conftest import DATA
 from tier_export.cli import main
 from tier_export.crops import phantom_crops
 from tier_export.golden import COUNT
+from tier_export.verify_facts import facts_of
 from tier_infer.bundle import Manifest, canonical, load_bundle, parse_manifest, sha256
+from tier_infer.cli import main as doctor
 from tier_infer.engine import Engine
 from tier_infer.errors import IntegrityError
 from tier_infer.geometry import GEOMETRIES
@@ -66,6 +70,7 @@ def test_the_export_wrote_phantoms_and_what_pytorch_makes_of_them(site: Path) ->
     assert golden.image.shape == (COUNT, bundle.manifest.embed_dim)
     assert golden.scores["chexpert"].z.shape == (COUNT, 5)
     assert "fp32" in golden.source
+    assert set(golden.gates) == {"fp32", "fp16"}
     # numpy alone opens them
     assert np.array_equal(np.load(site / "bundle" / CROPS), golden.crops)
     assert np.array_equal(np.load(site / "bundle" / PATCHES), golden.patches)
@@ -81,6 +86,79 @@ def test_a_replay_on_this_machine_is_within_the_gates(site: Path, precision: str
     assert found.max_dz is not None
     assert found.max_dembedding > 0  # onnxruntime is not PyTorch: the comparison was made
     assert (found.allowed_dz, found.replaced) == (1e-5 if precision == "fp32" else 2e-3, ())
+
+
+@pytest.fixture(scope="module")
+def quantised(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with an INT8 encoder, as the command writes it."""
+    folder = tmp_path_factory.mktemp("int8") / "bundle"
+    args = ["--int8", "phantoms", "-o", folder, site / "ckpt.pt"]
+    result = CliRunner().invoke(main, [str(arg) for arg in args])
+    assert result.exit_code == 0, result.output
+    assert "calibrated on 128 phantoms" in " ".join(result.stdout.split())
+    return folder
+
+
+def test_int8_is_replayed_at_what_it_showed_at_the_export(quantised: Path) -> None:
+    bundle = load_bundle(quantised)
+    golden = read_golden(bundle)
+    assert golden is not None
+    found = replay(bundle, Engine(bundle, "cpu", "int8"), golden)
+    assert found.breaches == []
+    worst = max(found.max_dembedding, found.max_dz or 0)
+    # Another way of computing it may be worse by some steps, not by another order.
+    assert 1e-4 < 1.25 * worst <= found.allowed_dz < 2.5 * worst
+    assert 1.25 * found.max_dpatch <= found.allowed_dcell < 2.5 * found.max_dpatch
+    exact = replay(bundle, Engine(bundle, "cpu", "fp32"), golden)
+    assert exact.allowed_dz == 1e-5
+
+
+def test_what_int8_is_made_of_again_from_its_bytes(quantised: Path) -> None:
+    row = json.loads((quantised / "parity.json").read_text())["precisions"]["int8"]
+    assert facts_of(load_bundle(quantised), "int8").items() <= row["facts"].items()
+
+
+def test_the_gate_of_int8_holds_where_nothing_is_fused(quantised: Path) -> None:
+    """As in another onnxruntime: the same graph, its integers computed as floats."""
+    bundle = load_bundle(quantised)
+    golden = read_golden(bundle)
+    assert golden is not None
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(bundle.encoder("int8"), options)
+    image, patches = session.run(None, {"pixels": golden.crops})
+    assert np.abs(image - golden.image).max() <= golden.gates["int8"]["max_dz"] / 1.25
+    assert np.abs(patches - golden.patches).max() <= golden.gates["int8"]["max_dcell"] / 1.25
+
+
+def test_a_wrong_step_in_one_layer_breaks_the_replay(quantised: Path, tmp_path: Path) -> None:
+    """One Conv's weights are twice as large as they were, everything is sealed."""
+    folder = Path(shutil.copytree(quantised, tmp_path / "bundle"))
+    path = folder / "image_encoder.int8.onnx"
+    model = onnx.load(str(path))
+    makers = {name: node for node in model.graph.node for name in node.output}
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    step = makers[convs[len(convs) // 2].input[1]].input[1]
+    (tensor,) = [t for t in model.graph.initializer if t.name == step]
+    tensor.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(tensor), step))
+    onnx.save(model, str(path))
+    data = path.read_bytes()
+    manifest = manifest_of(folder)
+    files = dict(manifest.files)
+    files[path.name] = files[path.name] | {"sha256": sha256(data), "bytes": len(data)}
+    (folder / "manifest.json").write_text(replace(manifest, files=files).to_json())
+    bundle = load_bundle(folder)
+    golden = read_golden(bundle)
+    assert golden is not None
+    breaches = replay(bundle, Engine(bundle, "cpu", "int8"), golden).breaches
+    assert any(breach.startswith("image embedding differs by") for breach in breaches)
+    result = CliRunner().invoke(doctor, ["doctor", "--precision", "int8", "--bundle", str(folder)])
+    assert result.exit_code == 5, result.output
+    assert "cpu int8 against 6 phantoms" in result.output
+    sound = CliRunner().invoke(
+        doctor, ["doctor", "--precision", "int8", "--bundle", str(quantised)]
+    )
+    assert sound.exit_code == 0, sound.output
 
 
 def test_user_images_stay_out_of_the_bundle(site: Path, tmp_path: Path) -> None:

@@ -29,18 +29,22 @@ from tier_train.checkpoint import load_checkpoint
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ([], "--queries SET"),
         (["--queries", "nothing"], "neither packaged"),
-        (["--queries", "chexpert", "--queries", "chexpert"], "same name"),
+        (["--queries", "chexpert", "--queries", "chexpert"], "same name, chexpert;"),
         (["--queries", "lungs.toml", "--checkpoint", "nowhere.pt"], "no checkpoint at nowhere.pt"),
         (["--queries", "lungs.toml", "--checkpoint", "a.pt", "--checkpoint", "b.pt"],
-         "exported from 1 checkpoints, --checkpoint names 2"),
+         "exported from 1 checkpoint, --checkpoint names 2"),
         (["--remove", "chexpert"], "is the default set"),
         (["--remove", "lungs"], "'lungs' is not in the bundle; it has chexpert"),
         (["--queries", "lungs.toml", "--remove", "lungs"], "to be added and removed"),
-        (["--default"], "--queries SET"),
-        (["--remove", "chexpert", "--default"], "add --queries SET"),
-        (["--queries", "lungs.toml", "--check", "--default"], "--check writes nothing"),
+        (["--remove", "chexpert", "--default", "chexpert"], "is the default set"),
+        (["--default", "lungs.toml"], "'lungs.toml': there is no such label set"),
+        (["--default", ""], "in the bundle or added; allowed: chexpert"),
+        (["--default"], "requires an argument"),
+        (["--check"], "add --queries SET"),
+        (["--default", "chexpert", "--checkpoint", "a.pt"], "add --queries SET"),
+        (["--queries", "lungs.toml", "--check", "--default", "lungs"], "--check writes nothing"),
+        (["--queries", "lungs.toml", "--check", "--remove", "lungs"], "--check writes nothing"),
         (["--queries", "lungs.toml", "--bundle", "nowhere"], "no bundle folder at nowhere"),
         (["--queries", "lungs.toml", "--fp16"], "No such option"),
     ],
@@ -62,7 +66,7 @@ def test_without_tower_and_checkpoint_the_next_command_is_named(
     manifest = load_bundle(bundle).manifest
     silent = replace(manifest, text={"sha256": manifest.text_sha256})
     (bundle / "manifest.json").write_text(silent.to_json())
-    result = labels(bundle, "--queries", tmp_path / "lungs.toml", "--default")
+    result = labels(bundle, "--queries", tmp_path / "lungs.toml", "--default", "lungs")
     assert result.exit_code == 2
     assert "--checkpoint ckpt.pt" in result.stderr
     assert "--text" in result.stderr

@@ -41,6 +41,21 @@ def test_the_gate_asks_a_hundred_sentences_and_those_given(spoken: Spoken) -> No
     assert set(asked) - {"No mass."} <= set(PACKAGED)
 
 
+def test_a_tower_that_reads_hardly_a_sentence_is_not_proven(spoken: Spoken) -> None:
+    """Found in review: a gate that asked nothing was passed."""
+
+    class Few(type(spoken.network.tokenizer)):  # type: ignore[misc]
+        def can_read(self, sentence: str) -> bool:
+            return sentence in PACKAGED[:19]
+
+    tokenizer = copy.copy(spoken.network.tokenizer)
+    tokenizer.__class__ = Few
+    with pytest.raises(
+        ParityError, match="reads 19 of the sentences to prove it by, 20 are needed"
+    ):
+        text_files(members(replace(spoken.network, tokenizer=tokenizer)), [])
+
+
 def changed_row(spoken: Spoken, sentence: str) -> onnx.ModelProto:
     """The graph, with the embedding of one word of the sentence half as large again."""
     graph, words = graph_of(spoken), spoken.network.tokenizer
@@ -105,7 +120,10 @@ def test_two_towers_ask_as_two_checkpoints_do(
     both = members(first, replace(first, model=other))
     known = {id(first): graph_of(spoken)}  # its export takes seconds
     monkeypatch.setattr(text_graph, "text_graph", lambda n, o: known.get(id(n)) or make(n, o))
-    files, text, _ = text_files(both, [])
+    asked, counts = text_graph.gate_sentences, iter([30, 25])
+    monkeypatch.setattr(text_graph, "gate_sentences", lambda t, g: asked(t, g)[: next(counts)])
+    files, text, facts = text_files(both, [])
+    assert facts["sentences"] == 25
     assert list(files) == ["text/encoder.onnx", "text/tokenizer.json", "text/encoder_2.onnx",
                            "text/tokenizer_2.json"]  # fmt: skip
     assert files["text/encoder.onnx"] != files["text/encoder_2.onnx"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tier_infer.bundle
 from tier_infer.bundle import canonical, load_bundle, sha256
 from tier_infer.engine import Engine
 from tier_infer.errors import IntegrityError, UsageError
@@ -97,6 +99,10 @@ def rewritten(copy: Path, **changes: object) -> None:
         ({"grid": [0, 0]}, "squares of 1 to 64"),
         ({"grid": [65, 65]}, "squares of 1 to 64"),
         ({"surprise": 1}, "wrong keys: surprise"),
+        (
+            {"label_sets": {"--query": {}}, "default_set": "--query"},
+            "set called '--query', which is",
+        ),
     ],
 )
 def test_what_this_version_does_not_know_is_refused(
@@ -142,6 +148,37 @@ def test_a_preset_with_one_number_changed_is_another(copy: Path) -> None:
         rewritten(copy, geometry=geometry | change)
         with pytest.raises(IntegrityError, match="is not one of this version"):
             load_bundle(copy)
+
+
+def test_label_sets_are_those_of_the_load(copy: Path) -> None:
+    """Found in review: `tier-export labels` meanwhile made a run end as if files were damaged."""
+    bundle, path = load_bundle(copy), copy / "queries/chexpert.onnx"
+    before = path.read_bytes()
+    path.unlink()
+    path.write_bytes(b"another set")
+    assert bundle.query_graph("chexpert") == before
+    with pytest.raises(IntegrityError, match="chexpert"):
+        load_bundle(copy)
+
+
+def test_no_more_of_a_manifest_is_read_than_may_be_one(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def parse(raw: bytes) -> None:
+        sizes.append(len(raw))
+        raise IntegrityError("enough")
+
+    monkeypatch.setattr(tier_infer.bundle, "parse_manifest", parse)
+    os.truncate(copy / "manifest.json", 2**28)
+    tracemalloc.start()
+    with pytest.raises(IntegrityError, match="enough"):
+        load_bundle(copy)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sizes == [2**23 + 1]
+    assert peak < 2**25
 
 
 def test_no_bundle_is_a_usage_error(tmp_path: Path) -> None:

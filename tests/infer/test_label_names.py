@@ -156,6 +156,15 @@ def test_a_language_is_shown_and_every_label_differs(made: Made) -> None:
         "cardiomegaly": "Herzvergrößerung",
         "other:edema": "Lungenödem (other:edema)",
     }
+    sly = {"id": "sly", "names": {"de": "Lungenödem (edema)"}}
+    shown = select_labels(
+        made(chest=[WET, sly], other=[WET, HEART]), ["edema", "sly", "other:edema"]
+    )
+    assert shown.display("de") == {
+        "edema": "Lungenödem (edema) (edema)",
+        "sly": "Lungenödem (edema) (sly)",
+        "other:edema": "Lungenödem (other:edema)",
+    }
 
 
 @pytest.mark.parametrize(
@@ -212,6 +221,14 @@ def test_what_is_no_code_is_refused(text: str) -> None:
         language_code(text)
 
 
+def test_letters_that_need_a_joiner_are_a_name() -> None:
+    """Persian and Hindi can't be written without the two joiners."""
+    names = {"fa": "قلب\u200cها", "hi": "क्\u200dष"}
+    row = {"id": "a", "positive": ["A."], "names": names}
+    (label,) = parse_label_set({"set": "s", "label": [row]}, "t").labels
+    assert label.names == {"en": "A"} | names
+
+
 def test_names_are_read_and_the_own_language_is_among_them() -> None:
     row = {"id": "edema", "positive": ["Edema."], "names": {"PT-br": "Edema", "de": "Ödem"}}
     (label,) = parse_label_set({"set": "s", "label": [row]}, "t").labels
@@ -229,6 +246,12 @@ def test_names_are_read_and_the_own_language_is_among_them() -> None:
         ({"names": {"de": " "}}, "table of text"),
         ({"names": {"de": "Ödem\nforged line"}}, "table of text"),
         ({"name": "Edema\x1b[2J"}, "one line of text"),
+        ({"name": "Edema, acute"}, "without a comma"),  # --labels would read two
+        ({"names": {"de": "Ödem, akut"}}, "without a comma"),
+        *(
+            ({"name": f"Edema {c}acute"}, "one line of text")
+            for c in "\u202e\u2066\u200b\u00ad\ufeff"
+        ),
         ({"names": {"german": "Ödem"}}, "no language code"),
         ({"names": {"pt-BR": "Edema", "pt_br": "Oedema"}}, "one language twice"),
         ({"names": {"en": "Oedema"}}, "two names in en, 'Edema' and 'Oedema'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -70,10 +71,11 @@ BROKEN: dict[str, Change] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_tokenizer_that_breaks_is_damage_of_the_bundle(
-    bundle: Bundle, tmp_path: Path, name: str
+    bundle: Bundle, tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(IntegrityError):
         ask(with_files(bundle, tmp_path / "b", tokenizer=edited(bundle, BROKEN[name])))
+    assert capfd.readouterr() == ("", "")  # a panic talks to stderr by itself
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[" * 100_000, b"\xff\xfe", b'{"version": "1.0"}'])
@@ -88,7 +90,9 @@ def test_a_huge_tokenizer_is_not_parsed(bundle: Bundle, tmp_path: Path) -> None:
         ask(with_files(bundle, tmp_path / "b", tokenizer=padded))
 
 
-def encoder(width: int | str, scale: float, output: str = "text_embedding") -> bytes:
+def encoder(
+    meta: dict[str, str], width: int | str, scale: float, output: str = "text_embedding"
+) -> bytes:
     """ids → the same row for every sentence, each of its components `scale`."""
     size = width if isinstance(width, int) else 4
     row = helper.make_tensor_value_info
@@ -115,7 +119,19 @@ def encoder(width: int | str, scale: float, output: str = "text_embedding") -> b
         ],
     )
     opset = [helper.make_opsetid("", 18)]
-    return bytes(helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString())
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    helper.set_model_props(model, meta)
+    return bytes(model.SerializeToString())
+
+
+def marked(bundle: Bundle) -> dict[str, str]:
+    """What the bundle's own tower says of itself."""
+    graph = onnx.load_model_from_string(bundle.text_file("text/encoder.onnx"))
+    return {prop.key: prop.value for prop in graph.metadata_props}
+
+
+def same(bundle: Bundle, **meta: str) -> bytes:
+    return encoder(marked(bundle) | meta, 128, 128**-0.5)
 
 
 @pytest.mark.parametrize(
@@ -133,14 +149,61 @@ def test_an_encoder_of_another_kind(
     bundle: Bundle, tmp_path: Path, made: tuple[Any, ...], message: str
 ) -> None:
     with pytest.raises(IntegrityError, match=message):
-        ask(with_files(bundle, tmp_path / "b", encoder=encoder(*made)))
+        ask(with_files(bundle, tmp_path / "b", encoder=encoder(marked(bundle), *made)))
 
 
 def test_a_tower_that_knows_one_answer_gives_no_question(bundle: Bundle, tmp_path: Path) -> None:
-    deaf = Words(with_files(bundle, tmp_path / "b", encoder=encoder(128, 128**-0.5)))
+    deaf = Words(with_files(bundle, tmp_path / "b", encoder=same(bundle)))
     assert np.linalg.norm(deaf.query(["Edema."], [])) == pytest.approx(1, abs=1e-6)
     with pytest.raises(UsageError, match=r"'Edema\.' and 'No mass\.' mean the same"):
         deaf.query(["Edema."], ["No mass."])
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [
+        ({"text_sha256": "5" * 64}, "not those of this bundle's label sets"),
+        ({"text_sha256": ""}, "not those of this bundle's label sets"),
+        ({"max_tokens": "512"}, "reads 512 tokens, the manifest says 128"),
+        ({"max_tokens": ""}, "the manifest says 128"),
+    ],
+)
+def test_a_tower_of_another_bundle(
+    bundle: Bundle, tmp_path: Path, meta: dict[str, str], message: str
+) -> None:
+    """Found in review: its directions would have scored like those of the label sets."""
+    ask(with_files(bundle, tmp_path / "sound", encoder=same(bundle)))
+    with pytest.raises(IntegrityError, match=message):
+        ask(with_files(bundle, tmp_path / "b", encoder=same(bundle, **meta)))
+
+
+def test_two_towers_stand_in_the_order_of_the_checkpoints(bundle: Bundle, tmp_path: Path) -> None:
+    each = ["a" * 64, "b" * 64]
+    rows, entries = [], dict(bundle.manifest.text_files)
+    data = {
+        f"text/encoder_{i}.onnx": encoder(marked(bundle) | {"text_sha256": sha}, 64, 0.125)
+        for i, sha in enumerate(each)
+    }
+    shutil.copytree(bundle.folder / "text", tmp_path / "text")
+    for (name, graph), sha in zip(data.items(), each, strict=True):
+        (tmp_path / name).write_bytes(graph)
+        entries[name] = {"sha256": sha256(graph), "bytes": len(graph)}
+        row = {"encoder": name, "tokenizer": "text/tokenizer.json", "max_tokens": 128}
+        rows.append(row | {"sha256": sha})
+    both = hashlib.sha256(f"{each[0]}\n{each[1]}".encode()).hexdigest()
+
+    def listed(towers: list[dict[str, Any]]) -> Bundle:
+        text = {"sha256": both, "files": entries, "towers": towers}
+        return Bundle(tmp_path, replace(bundle.manifest, text=text))
+
+    assert len(Words(listed(rows)).towers) == 2
+    exchanged = [
+        rows[0] | {"encoder": rows[1]["encoder"]},
+        rows[1] | {"encoder": rows[0]["encoder"]},
+    ]
+    for wrong in (rows[::-1], exchanged, rows[:1] * 2, [*rows, rows[0]]):
+        with pytest.raises(IntegrityError, match="or stand in another order"):
+            Words(listed(wrong))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-import tier_export.parity
+import tier_export.cells
 from tests.parity.sides import Sides
 from tier_export.parity import Crops, Outputs, check, compare, numpy_score, scored
 
@@ -60,6 +60,9 @@ def test_every_figure_is_what_its_library_says(sides: Sides, proof: str) -> None
         assert row["max_dz"] == dz[:, i].max()
         assert row["p99_dz"] == pytest.approx(np.percentile(dz[:, i], 99), rel=1e-6)
         assert row["max_dcell"] == dcell[:, i].max()
+        alike = spearmanr(cells(before)[:, i].ravel(), cells(after)[:, i].ravel()).statistic
+        assert row["cell_rank"] == pytest.approx(alike, abs=1e-12)
+        assert row["spread"] == a.max() - a.min()
         assert row["auc"] == pytest.approx([roc_auc_score(y, z) for z in (a, b)], abs=1e-12)
         assert row["dauc"] == abs(row["auc"][1] - row["auc"][0])
         assert row["pairs"] == int(y.sum() * (1 - y).sum())
@@ -70,6 +73,9 @@ def test_every_figure_is_what_its_library_says(sides: Sides, proof: str) -> None
     assert found["flips"] == sum(row["flips"] for row in rows)
     assert found["max_dauc"] == max(row["dauc"] for row in rows)
     assert found["min_rank"] == min(row["rank"] for row in rows)
+    assert found["min_cell_rank"] == min(row["cell_rank"] for row in rows)
+    norms = [np.linalg.norm(e.astype(np.float64), axis=-1) for e in (after.image, after.patches)]
+    assert found["max_dnorm"] == pytest.approx(max(abs(n - 1).max() for n in norms), abs=2e-7)
     assert found["crops"] == 320
 
 
@@ -111,7 +117,7 @@ def test_blocks_of_crops_give_the_same_figures(monkeypatch: pytest.MonkeyPatch, 
     one, other, crops = wide(23, 6)
     names = [str(i) for i in range(6)]
     whole = compare(one, other, names, crops)
-    monkeypatch.setattr(tier_export.parity, "BLOCK", block)
+    monkeypatch.setattr(tier_export.cells, "BLOCK", block)
     parts = compare(one, other, names, crops)
     assert parts["p99_dcell"] == pytest.approx(whole["p99_dcell"], rel=1e-4)
     assert parts["max_dcell"] == pytest.approx(whole["max_dcell"], rel=1e-4)
@@ -124,12 +130,31 @@ def test_blocks_of_crops_give_the_same_figures(monkeypatch: pytest.MonkeyPatch, 
 def test_the_cells_of_many_labels_are_never_held_together(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other, crops = wide(64, 500)
     array = 64 * 49 * 500 * 4  # bytes of all cells of one side
-    monkeypatch.setattr(tier_export.parity, "BLOCK", array // 4 // 16)
+    monkeypatch.setattr(tier_export.cells, "BLOCK", array // 4 // 16)
     tracemalloc.start()
     compare(one, other, [str(i) for i in range(500)], crops)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < array
+
+
+def test_thousands_of_labels_are_ranked_on_cells_of_every_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No column of the grid, and no image, decides for all."""
+    one, other, crops = wide(64, 6)
+    noise = unit(np.random.default_rng(1), 64, 7, 7, 8)
+    monkeypatch.setattr(tier_export.cells, "BLOCK", 6 * 1000)  # of 3136 cells
+    for where in ((slice(None), slice(None), slice(4)), (slice(32),)):
+        patches = other.patches.copy()
+        patches[where] = noise[where]  # about half of the cells
+        wrong = scored(other.image, patches, one.score)
+        exact = [
+            spearmanr(cells(one)[:, i].ravel(), cells(wrong)[:, i].ravel()).statistic
+            for i in range(6)
+        ]
+        rows = compare(one, wrong, [str(i) for i in range(6)], crops)["labels"].values()
+        assert [row["cell_rank"] for row in rows] == pytest.approx(exact, abs=0.1)
 
 
 def test_too_few_pairs_are_not_gated_and_counted(sides: Sides) -> None:

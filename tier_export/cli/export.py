@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tier_export import LAST_OPSET, OPSET
 from tier_infer.errors import UsageError
+
+if TYPE_CHECKING:
+    from tier_infer.bundle import Manifest
 
 
 class Export(click.Command):
@@ -27,9 +31,7 @@ class Export(click.Command):
 @click.command(
     "export", cls=Export, hidden=True, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.argument(
-    "ckpt", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CKPT.pt..."
-)
+@click.argument("ckpt", nargs=-1, type=click.Path(path_type=Path), metavar="CKPT.pt...")
 @click.option("--fp16", is_flag=True, help="Also write the FP16 twin of the encoder.")
 @click.option(
     "--int8",
@@ -70,6 +72,7 @@ class Export(click.Command):
     help="ONNX operator set of every graph.",
 )
 @click.option("-o", "--output", default="bundle", show_default=True, metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def export(
     ckpt: tuple[Path, ...],
@@ -81,47 +84,95 @@ def export(
     text: bool,
     opset: int,
     output: str,
+    as_json: bool,
     debug: bool,
 ) -> None:
     """Export checkpoints."""
+    check_extra()
+    if not ckpt:
+        raise UsageError(
+            "name a checkpoint, as `tier-train run` writes it: tier-export ckpt.pt"
+            + (f"; --int8 {int8} took one: --int8 needs images, or --int8 phantoms" if int8 else "")
+        )
+    from tier_export.writing import check_target
+    from tier_infer.label_sets import load_label_set
+
+    target = Path(output)
+    replaced = check_target(target)
+    sets = [load_label_set(source) for source in queries]
+    twice = {s.id for s in sets if [t.id for t in sets].count(s.id) > 1}
+    if twice:
+        raise UsageError(f"two label sets have the same name, {min(twice)}; rename one in its file")
+    if sets:
+        _refuse_loss(target, [labels.id for labels in sets])
+    missing = next((path for path in ckpt if not path.is_file()), None)
+    if missing:  # before torch is imported, which takes seconds
+        raise UsageError(f"no checkpoint at {missing}; `tier-train run` writes ./ckpt.pt")
     from tier_train.cli.process import prepare_process
 
     prepare_process(None)
-    check_extra()
     from tier_export.average import average_of
     from tier_export.certificate import table
     from tier_export.crops import calibration_crops, manifest_crops, phantom_crops
     from tier_export.export import Wish
     from tier_export.export import export as run
     from tier_export.members import members_of
-    from tier_export.writing import check_target
-    from tier_infer.label_sets import load_label_set
     from tier_train.checkpoint import load_checkpoint
 
-    target = Path(output)
-    replaced = check_target(target)
-    sets = [load_label_set(source) for source in queries]
-    if len({s.id for s in sets}) != len(sets):
-        raise UsageError("two label sets have the same name")
     checkpoints, names = [load_checkpoint(path) for path in ckpt], [str(path) for path in ckpt]
     members = average_of(checkpoints, names) if average else members_of(checkpoints, names)
-    sets = sets or [load_label_set(members.prompts)]
+    if not sets:
+        sets = [load_label_set(members.prompts)]
+        _refuse_loss(target, [labels.id for labels in sets])
     for source in members.sources:
         if source.alarm:
-            click.echo(f"tier-export: collapse alarm in training: {source.alarm}", err=True)
+            say(f"tier-export: collapse alarm in training: {source.alarm}")
     presets = (members.geometry, members.networks[0].intensity)
     crops = manifest_crops(dataset, *presets) if dataset else phantom_crops(*presets)
     calibration = calibration_crops(int8, *presets) if int8 else None
     wish = Wish(fp16=fp16, int8=calibration, text=text, opset=opset)
-    manifest, prover = run(members, sets, crops, target, wish, lambda s: click.echo(s, err=True))
-    click.echo(table(prover))
-    for file, entry in manifest.files.items():
-        click.echo(f"{file:<28} {entry['bytes'] / 1e6:7.2f} MB  {entry['precision']}")
-    for file, entry in manifest.text_files.items():
-        click.echo(f"{file:<28} {entry['bytes'] / 1e6:7.2f} MB")
+    manifest, prover = run(members, sets, crops, target, wish, say)
     new = manifest.bundle_sha256
+    if as_json:
+        click.echo(to_json(manifest, output))
+        return
+    click.echo(table(prover))
+    for file, entry in (*manifest.files.items(), *manifest.text_files.items()):
+        kind = entry.get("precision", "")
+        click.echo(f"{file:<28} {entry['bytes'] / 1e6:7.2f} MB  {kind}".rstrip())
     instead = f" in place of {replaced[:12]}" if replaced and replaced != new else ""
-    click.echo(f"wrote {output}, {new[:12]}{instead}; next: tier-infer study.dcm")
+    there = "" if output == "bundle" else f" --bundle {output}"
+    click.echo(f"wrote {output}, {new[:12]}{instead}; next: tier-infer study.dcm{there}")
+
+
+def say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _refuse_loss(target: Path, sets: list[str]) -> None:
+    """Label sets that somebody added to the bundle in place may stand nowhere else."""
+    from tier_infer.bundle import parse_manifest
+
+    path = target / "manifest.json"
+    if not path.is_file():
+        return
+    lost = sorted(set(parse_manifest(path.read_bytes()).label_sets) - set(sets))
+    if lost:
+        raise UsageError(
+            f"{target} holds the label sets {', '.join(lost)}, which this export would not write; "
+            "name them with --queries, or another folder with -o"
+        )
+
+
+def to_json(manifest: Manifest, output: str) -> str:
+    table = {
+        "schema": "tier-export/1",
+        "bundle": {"path": output, "name": manifest.name, "sha256": manifest.bundle_sha256},
+        "files": manifest.files,
+        "label_sets": {s: entry["sha256"] for s, entry in manifest.label_sets.items()},
+        "parity": manifest.parity,
+    }
+    return json.dumps(table, indent=1, allow_nan=False)
 
 
 def check_extra() -> None:

@@ -45,3 +45,9 @@ def verify(
     found = run(bundle, against, dataset)
     click.echo(to_json(bundle, found) if as_json else "\n".join(to_lines(bundle, found)))
     refuse_broken(found)
+    if found.differences:
+        click.echo(
+            f"tier-export: not the certificate's figures: {len(found.differences)} of "
+            f"{found.compared}, measured on another machine or by another version",
+            err=True,
+        )

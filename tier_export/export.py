@@ -23,7 +23,8 @@ from tier_export.int8 import fit_int8
 from tier_export.lint import check_set, told
 from tier_export.members import BATCH, Members, joined
 from tier_export.parity import Crops, Encode, Floats, numpy_score, onnx_encoder
-from tier_export.queries import check_prompts, query_graph, set_entry
+from tier_export.queries import query_graph, set_entry
+from tier_export.refusals import refuse, unreadable
 from tier_export.text_graph import text_files
 from tier_export.writing import Files, check_target, write_bundle
 from tier_infer.bundle import CERTIFICATE, ENCODERS, Manifest, sha256
@@ -147,8 +148,7 @@ def query_files(
     tables, queries = {}, {}
     readers = [network.tokenizer for network in members.networks]
     for labels in sets:
-        for reader in readers:
-            check_prompts(reader, labels)
+        refuse([*unreadable(labels, readers).values()])
         table = members.table(labels)
         for line in told(check_set(labels, table, readers)):
             say(f"{labels.id}: {line}")

@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import onnxruntime
 import torch
 
 from tier_export.crops import phantom_crops
@@ -60,7 +59,7 @@ def _observed(
     counts.
     """
     dz, dcell = 0.0, 0.0
-    for session in (open_session(graph, "cpu"), _unfused(graph)):
+    for session in (open_session(graph, "cpu"), open_session(graph, "cpu", fused=False)):
         found = run_encoder(session, crops.pixels)
         d = found.image - image
         dz = max([dz, np.abs(d).max(), *(np.abs(d @ table.T).max() for table in tables)])
@@ -73,12 +72,6 @@ def _observed(
                 f"{most:g} is allowed; leave --int8 out"
             )
     return gate
-
-
-def _unfused(graph: bytes) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def _rounded_up(value: float) -> float:

@@ -6,7 +6,7 @@ Needs no torch: the table may come from a checkpoint or from an exported text to
 from __future__ import annotations
 
 import json
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,23 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tier_export import OPSET
 from tier_infer.bundle import sha256
-from tier_infer.errors import UsageError
 from tier_infer.label_sets import LabelSet
 
 IR_VERSION = 10
-EQUAL = 1e-6  # components of two directions that differ by less are rounding
-SHOWN = 60  # characters of a prompt that a message repeats
-BLOCK = 256  # rows of a table held against all others at once; bounds memory
-
-
-class Reads(Protocol):
-    """What a tokenizer must tell, PyTorch's or an exported one."""
-
-    max_tokens: int
-
-    def uncut(self, sentence: str) -> list[int]: ...
-
-    def can_read(self, sentence: str) -> bool: ...
 
 
 def query_graph(
@@ -74,41 +60,3 @@ def set_entry(labels: LabelSet, graph: bytes) -> dict[str, Any]:
     ids = [label.id for label in labels.labels]
     path = f"queries/{labels.id}.onnx"
     return {"path": path, "sha256": sha256(graph), "bytes": len(graph), "labels": ids}
-
-
-def check_prompts(tokenizer: Reads, labels: LabelSet) -> None:
-    """A prompt that the text tower can't read would still get an embedding, of nothing."""
-    asked = {prompt: x.id for x in labels.labels for prompt in (*x.positive, *x.negative)}
-    for prompt, label in asked.items():
-        shown = repr(prompt if len(prompt) <= SHOWN else prompt[: SHOWN - 1] + "…")
-        if not tokenizer.can_read(prompt):
-            raise UsageError(
-                f"label {label}: the vocabulary has no letters for part of {shown}, or a part of "
-                "it is a sign that means something else to it; write plain words in the language "
-                "of the training text"
-            )
-        count = len(tokenizer.uncut(prompt))
-        if count > tokenizer.max_tokens:
-            raise UsageError(
-                f"label {label}: {shown} has {count} tokens, longer than {tokenizer.max_tokens} "
-                "tokens is cut; make two sentences of it"
-            )
-
-
-def check_directions(table: NDArray[np.float32], labels: LabelSet) -> None:
-    """q⁺ − q⁻ of zero scores every image 0; two equal rows are one label under two names."""
-    names = [label.id for label in labels.labels]
-    zero = np.flatnonzero(np.abs(table).max(1) < EQUAL)
-    if len(zero):
-        raise UsageError(
-            f"label {names[zero[0]]}: its positive and negative sentences mean the same"
-        )
-    exact = table.astype(np.float64)  # so that the difference of squares is a distance
-    squares = (exact * exact).sum(1)
-    for start in range(0, len(exact), BLOCK):
-        rows, rest = slice(start, start + BLOCK), slice(start, None)
-        apart = squares[rows, None] + squares[rest] - 2 * exact[rows] @ exact[rest].T
-        near = np.argwhere(apart <= table.shape[1] * EQUAL**2) + start
-        for i, j in near[near[:, 0] < near[:, 1]]:
-            if np.abs(exact[i] - exact[j]).max() < EQUAL:
-                raise UsageError(f"labels {names[i]} and {names[j]} have the same sentences")

@@ -90,16 +90,15 @@ def _directions(words: Words, labels: LabelSet) -> Floats:
 def prove_towers(bundle: Bundle, members: Members, sets: Mapping[str, LabelSet]) -> list[str]:
     """What is broken of the bundle's text towers against PyTorch; IntegrityError for sets whose
     sentences PyTorch can't read."""
-    from tier_export.queries import check_prompts
+    from tier_export.refusals import refuse, unreadable
     from tier_export.text_graph import gate_sentences, prove_text
 
     readers = [network.tokenizer for network in members.networks]
     for labels in sets.values():
-        for reader in readers:
-            try:
-                check_prompts(reader, labels)
-            except UsageError as error:
-                raise IntegrityError(f"label set {labels.id}: {error}") from None
+        try:
+            refuse([*unreadable(labels, readers).values()])
+        except UsageError as error:
+            raise IntegrityError(f"label set {labels.id}: {error}") from None
     if not bundle.manifest.text_files:
         return []
     towers = Words(bundle).towers

@@ -51,7 +51,7 @@ def recover(target: Path) -> None:
 
 
 def write_bundle(
-    target: Path, manifest: Manifest, files: Files, keep: Manifest | bool = False
+    target: Path, manifest: Manifest, files: Files, keep: Manifest | None = None
 ) -> None:
     """Writes `files` and the manifest; the target changes at the very end, or not at all.
 
@@ -73,7 +73,7 @@ def write_bundle(
         try:
             fresh.mkdir()
             if keep:
-                gone = _names(keep) - _names(manifest) if isinstance(keep, Manifest) else set()
+                gone = _names(keep) - _names(manifest)
                 _bring_along(target, fresh, {*files, "manifest.json", *gone})
             for name, data in files.items():
                 write_atomic(fresh / name, data)
@@ -126,9 +126,9 @@ def _replaceable(target: Path) -> str | None:
     return manifest.bundle_sha256
 
 
-def _check_unchanged(target: Path, keep: Manifest | bool) -> None:
+def _check_unchanged(target: Path, keep: Manifest) -> None:
     """What another command has added meanwhile must not be lost."""
-    if isinstance(keep, Manifest) and _manifest_of(target) != keep:
+    if _manifest_of(target) != keep:
         raise UsageError(f"{target} was changed by another command meanwhile; start again")
 
 

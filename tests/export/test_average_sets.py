@@ -32,7 +32,7 @@ def test_a_second_set_that_the_average_lost(
     """The truth of the first is what the average itself says, so there it beats its members."""
     own = load_checkpoint(site / "ckpt.pt")
     members = average_of([own, saved(shuffled(own, 1), tmp_path / "twin.pt")])
-    lungs, chexpert = parse_label_set(LUNGS), load_label_set("chexpert")
+    lungs, chexpert = parse_label_set(LUNGS, "lungs"), load_label_set("chexpert")
     crops = phantom_crops(members.geometry, own.intensity)
     z = members.encode(crops.pixels)[0] @ members.table(lungs)[0]
     truth = crops.truth | {"wet": (z > np.median(z)).astype(np.float32)}

@@ -75,7 +75,7 @@ def test_own_labels_and_own_crops(site: Path, tmp_path: Path) -> None:
     bundle = load_bundle(target)
     assert bundle.manifest.default_set == "lungs"
     assert set(bundle.manifest.label_sets) == {"lungs", "chexpert"}
-    assert bundle.manifest.parity["crops"]["source"] == "200 images of manifest.csv"
+    assert bundle.manifest.parity["crops"]["source"] == "200 radiographs"
     proofs = json.loads(bundle.certificate())["precisions"]["fp32"]["proofs"].values()
     for proof in proofs:
         assert set(proof) == {"lungs", "chexpert"}
@@ -235,6 +235,26 @@ def test_refusals(
     assert result.exit_code == code
     assert words in result.stderr
     assert not (tmp_path / "bundle").exists()
+
+
+def test_int8_is_never_judged_on_what_it_was_calibrated_on(site: Path, tmp_path: Path) -> None:
+    """Without a test split both fell back to all rows; a second manifest hid it as well."""
+    table = three_films(tmp_path).read_text()
+    ours, theirs = tmp_path / "mueller_hans_1957.csv", tmp_path / "theirs.csv"
+    ours.write_text(table.replace(",test,", ",train,"))
+    theirs.write_text("".join(table.splitlines(keepends=True)[:2]))
+    for dataset, words in (
+        (ours, "3 of 3 radiographs that --int8 is calibrated on are among the 3 radiographs "
+               "without a test split that it is judged on"),
+        (theirs, "1 of 3 radiographs that --int8 is calibrated on are among the 1 radiographs"),
+    ):  # fmt: skip
+        result = export(
+            "--int8", ours, "--dataset", dataset, "-o", tmp_path / "bundle", site / "ckpt.pt"
+        )
+        assert result.exit_code == 2, result.output
+        assert words in result.stderr
+        assert "calibrate on phantoms" in result.stderr
+        assert not (tmp_path / "bundle").exists()
 
 
 def test_help_shows_what_works() -> None:

@@ -348,7 +348,10 @@ def test_helper_models_are_valid() -> None:
     ("labels", "words"),
     [
         ([{"id": "a", "positive": ["Отёк лёгких."]}], "no letters"),
-        ([{"id": "a", "positive": ["edema " * 200]}], "longer than 128 tokens"),
+        (
+            [{"id": "a", "positive": ["edema " * 200]}],
+            " tokens, allowed 128; make two sentences of it",
+        ),
         ([{"id": "a", "positive": ["Edema."], "negative": ["Edema."]}], "mean the same"),
         ([{"id": i, "positive": ["Edema."]} for i in ("a", "b")], "have the same sentences"),
     ],

@@ -60,7 +60,7 @@ def relabelled(old: Made) -> Made:
 
 
 def write(target: Path, what: Made, keep: Made | None = None) -> None:
-    write_bundle(target, what.manifest, what.files, keep.manifest if keep else False)
+    write_bundle(target, what.manifest, what.files, keep.manifest if keep else None)
 
 
 def content(folder: Path) -> dict[str, bytes]:

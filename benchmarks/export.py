@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tier_infer.bundle import load_bundle
 
+STAGES = ("building", "measuring", "calibrating")  # how the lines begin that tell of one
 EXPORT = Path(sys.executable).parent / "tier-export"
 
 
@@ -43,12 +44,15 @@ def timed(command: list[str], folder: Path) -> float:
     process = start(command, folder, subprocess.PIPE)
     began = last = time.monotonic()
     stage = "start"
-    print(f"{'stage':<60} {'seconds':>8} {'peak MB':>8}")
+    print(f"{'stage':<36} {'seconds':>8} {'peak MB':>8}")
     assert process.stderr is not None
     for raw in itertools.chain(process.stderr, [b""]):
-        now = time.monotonic()
-        print(f"{stage:<60.60} {now - last:>8.1f} {high_water(process.pid):>8}", flush=True)
-        stage, last = raw.decode().strip(), now
+        line, now = raw.decode().strip(), time.monotonic()
+        if line and not line.startswith(STAGES):
+            print(f"  {line}")
+            continue
+        print(f"{stage:<36} {now - last:>8.1f} {high_water(process.pid):>8}", flush=True)
+        stage, last = line, now
     process.wait()
     whole = time.monotonic() - began
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

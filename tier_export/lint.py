@@ -15,17 +15,14 @@ from numpy.typing import NDArray
 
 from tier_export.refusals import BLOCK, Reads, direction_errors, refuse, unreadable
 from tier_infer.label_sets import FOLDER, Label, LabelSet, load_label_set, normal_id
+from tier_infer.sentences import SHORT, unknown_words, words_of
 
 # Cosine from which two directions count as one. In six networks trained on phantoms (AUC 0.87 to
 # 0.89) the scores of two packaged labels ranked 100 images alike, Spearman's rho 0.995 and more as
 # the INT8 gate has it, for 64 % of the pairs above 0.98, 29 % from 0.95 on, 4 % from 0.9 on.
 SAME = 0.98
-# The same cosine of q⁺ and q⁻ leaves this length of q⁺ − q⁻, which |Z| can't exceed. There the
-# findings of the paper have 0.45 to 1.08; words that no training caption holds, 0.05 to 0.2.
-SHORT = (2 - 2 * SAME) ** 0.5
 TOLD = 20  # findings that are shown of a set
 NAMED = 5  # labels that a finding names at most
-WORD = re.compile(r"[^\W\d_]{3,}")
 DENIAL = "no|not|without|kein|keine|nicht|ohne|sin|ningún|ninguna|sans|pas|aucun|aucune"
 DENIES = re.compile(rf"\b({DENIAL})\b")
 ABSENT = re.compile(
@@ -181,16 +178,9 @@ def _unknown_words(labels: Sequence[Label], readers: Sequence[Reads]) -> tuple[l
     where: dict[str, list[str]] = {}
     for label in labels:
         sentences = " ".join(dict.fromkeys((*label.positive, *label.negative)))
-        for word in dict.fromkeys(WORD.findall(sentences.lower())):
+        for word in words_of(sentences):
             where.setdefault(word, []).append(label.id)
-    around = [len(reader.uncut("")) for reader in readers]
-
-    def unknown(word: str) -> bool:
-        counts = (len(r.uncut(word)) - n for r, n in zip(readers, around, strict=True))
-        pieces = max(counts, default=0)
-        return pieces >= 3 and len(word) < 2 * pieces
-
-    words = tuple(word for word in where if unknown(word))
+    words = tuple(unknown_words(where, readers))
     if not words:
         return [], False
     foreign = 2 * len(words) > len(where)

@@ -29,7 +29,7 @@ GATES: dict[str, dict[str, float]] = {  # design section 4: largest allowed diff
     "int8": {"max_dauc": 3e-3},
 }
 MIN_RANK = 0.995  # where AUC can't be gated: a collapsed network has too small a Z for max_dz
-MAX_SHARE = 0.1  # of the widest span of Z of a label, where few crops allow neither: the same reason
+MAX_SHARE = 0.1  # of the span of a label's Z, where few crops allow neither: the same reason
 MAX_DNORM = 1e-3  # every precision: |e| = 1, so that no AUC or ranking hides another scale
 # INT8, whose cells no other gate holds. Six trained networks kept 0.9966 (ResNet-50) or more; maps
 # moved by one cell have 0.42 to 0.61, those of other images 0.03 at most.
@@ -228,14 +228,11 @@ def _unlike(what: str, found: Mapping[str, float], limit: float, where: str = ""
 
 
 def _too_near(rows: Mapping[str, Mapping[str, Any]], limit: float, crops: int) -> Iterator[str]:
-    """Labels of a network whose Z spans so little that on few crops max_dz would let a constant
-    pass. The widest of the labels counts: two crops may score alike in one of them by chance."""
-    few = {label: row for label, row in rows.items() if row["rank"] is None}
-    span = max((row["spread"] for row in few.values()), default=0.0)
+    """Labels whose Z spans so little on few crops that max_dz would let a constant pass."""
     shares = {
-        label: row["max_dz"] / span
-        for label, row in few.items()
-        if row["max_dz"] <= limit  # above, max_dz says it
+        label: row["max_dz"] / row["spread"]
+        for label, row in rows.items()
+        if row["rank"] is None and row["max_dz"] <= limit  # above, max_dz says it
     }
     over = {label: share for label, share in shares.items() if not share <= MAX_SHARE}
     if over:

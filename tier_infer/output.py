@@ -17,8 +17,9 @@ from tier_infer.words import CAUTION, FLAG_WORDS
 
 SCHEMA = "tier-infer/1"
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-Asked = tuple[Sequence[str], Sequence[str]]  # sentences of --query and of --against, as typed
-NOTHING: Asked = ((), ())
+# Sentences of --query and of --against, as typed, and what to know of their score.
+Asked = tuple[Sequence[str], Sequence[str], Sequence[str]]
+NOTHING: Asked = ((), (), ())
 IDS: Mapping[str, str] = {}
 CSV_COLUMNS = ("study", "path", "view", "status", "reason", "label", "score")
 
@@ -49,7 +50,8 @@ def to_json(
         "precision": engine.precision,
     }
     if asked[0]:
-        table["query"] = {"positive": list(asked[0]), "negative": list(asked[1])}
+        keys = ("positive", "negative", "warnings")
+        table["query"] = {key: list(part) for key, part in zip(keys, asked, strict=True)}
     table["studies"] = [_study(study, with_uids, with_heat) for study in studies]
     return json.dumps(table, indent=1, allow_nan=False)
 
@@ -131,7 +133,7 @@ def to_table(
     every = [i for study in studies for i in study.images if i.status == "scored"]
     lines += _explained({flag for image in every for flag in image.flags})
     identity = bundle.manifest.bundle_sha256[:12]
-    query, against = (" ".join(f'"{printable(text)}"' for text in texts) for texts in asked)
+    query, against = (" ".join(f'"{printable(text)}"' for text in texts) for texts in asked[:2])
     lines += ["", f"query: {query}" + (f" against {against}" if against else "")] if query else []
     lines += [
         "",

@@ -28,6 +28,7 @@ from tests.train.layouts import tame
 from tier_export.crops import phantom_crops
 from tier_export.export import Wish, export
 from tier_export.members import members_of
+from tier_export.parity import Crops
 from tier_infer.bundle import Bundle, load_bundle
 from tier_infer.engine import Engine
 from tier_infer.geometry import GEOMETRIES, to_crop
@@ -143,7 +144,9 @@ def exported(
     save_checkpoint(folder / "ckpt.pt", make_checkpoint(name))
     checkpoint = load_checkpoint(folder / "ckpt.pt")
     members = members_of([checkpoint])
-    crops = phantom_crops(members.geometry, checkpoint.intensity, 2)
+    drawn = phantom_crops(members.geometry, checkpoint.intensity, 2).pixels
+    flat = np.full_like(drawn[:1], 0), np.full_like(drawn[:1], 255)  # Z must span something
+    crops = Crops(np.concatenate([drawn, *flat]), {}, "2 phantoms and 2 flat images")
     wish = Wish(fp16=name != "biovil-t")  # BioViL's network on fewer pixels
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tier_export.golden, "COUNT", 2)

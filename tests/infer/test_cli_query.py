@@ -66,6 +66,7 @@ def test_json_says_what_was_asked_as_it_was_typed(ask: Infer) -> None:
     typed = ["  Edema  IS présent ", "Wet lungs."]
     result = ask("--json", "--query", typed[0], "--query", typed[1], "--against", AGAINST)
     report = json.loads(result.stdout)
+    report["query"].pop("warnings")
     assert report["query"] == {"positive": typed, "negative": [AGAINST]}
     assert list(report)[-2:] == ["query", "studies"]
     for part in ("positive", "negative"):
@@ -182,3 +183,13 @@ def test_without_the_extra_its_install_line_is_named(
     assert result.exit_code == 2
     assert "pip install 'tier-cxr[query]'" in result.stderr
     assert ask("--labels", "edema").exit_code == 0
+
+
+def test_what_to_know_of_the_score_is_said(ask: Infer) -> None:
+    """Found in review: a sentence of words it never saw scored +0.76 beside real margins."""
+    done = ask("--query", "Freie Luft xyzzy", "--json")
+    (words, alone) = json.loads(done.stdout)["query"]["warnings"]
+    assert "does not know" in words
+    assert "xyzzy" in words
+    assert "plain cosine" in alone
+    assert words in done.stderr

@@ -14,7 +14,7 @@ from tier_infer.cli.doctor import doctor
 from tier_infer.cli.evaluate import evaluate
 from tier_infer.cli.options import CONTEXT, TALK, device_option, refuse_overwriting, tell_refused
 from tier_infer.errors import UsageError
-from tier_infer.guard import guarded
+from tier_infer.guard import guarded, printable
 
 if TYPE_CHECKING:  # heavy, and not needed for --help
     from tier_infer.bundle import Bundle
@@ -144,7 +144,9 @@ def score(
         if hidden:
             click.echo(f"tier-infer: hidden files left out: {len(hidden)}", err=True)
         bundle = load_bundle(Path(bundle_dir))
-        selection = _selection(bundle, labels, query, against)
+        selection, doubts = _selection(bundle, labels, query, against)
+        for doubt in doubts:
+            click.echo(f"tier-infer: {printable(doubt)}", err=True)
         shown = {} if language is None else selection.display(language)
         engine = Engine(bundle, device, precision)
         _check_targets(heatmaps, report, {split_member(path)[0] for path in paths})
@@ -152,14 +154,15 @@ def score(
             score_images(paths, bundle, engine, selection, reader, keep_heat=pictures)
         )
     code = output.exit_code(studies)
+    asked = (query, against, doubts)
     if as_json:
         with_heat = heatmaps is not None
-        click.echo(output.to_json(studies, bundle, engine, with_uids, with_heat, (query, against)))
+        click.echo(output.to_json(studies, bundle, engine, with_uids, with_heat, asked))
     elif as_csv:
         click.echo(output.to_csv(studies), nl=False, color=True)  # names as they are
         click.echo(f"tier-infer: {NOTICE} {engine.device} {engine.precision}", err=True)
     elif code != 3:
-        click.echo(output.to_table(studies, bundle, engine, selection, (query, against), shown))
+        click.echo(output.to_table(studies, bundle, engine, selection, asked, shown))
     if code != 0 and (as_json or as_csv or code == 3):  # the table lists them itself
         images = [image for study in studies for image in study.images]
         tell_refused(images, None if code == 3 and not (as_json or as_csv) else TALK)
@@ -171,17 +174,19 @@ def score(
 
 def _selection(
     bundle: Bundle, labels: str | None, query: tuple[str, ...], against: tuple[str, ...]
-) -> Selection:
-    """The labels named, else all; of a query only what was named."""
+) -> tuple[Selection, tuple[str, ...]]:
+    """The labels named, else all; of a query only what was named, and what to know of it."""
     from tier_infer.scoring import select_labels
 
     asked = [part for part in labels.split(",") if part.strip()] if labels is not None else None
     if not query:
-        return select_labels(bundle, asked)
-    from tier_infer.sentences import Words, with_sentences
+        return select_labels(bundle, asked), ()
+    from tier_infer.sentences import Words, doubts, with_sentences
 
     chosen = None if asked is None else select_labels(bundle, asked)
-    return with_sentences(chosen, Words(bundle), query, against)
+    words = Words(bundle)
+    selection = with_sentences(chosen, words, query, against)
+    return selection, tuple(doubts(words, query, against))
 
 
 def _check_targets(heatmaps: str | None, report: str | None, inputs: set[str]) -> None:

@@ -16,12 +16,14 @@
 Facts say what a file is made of (`fp16.half_facts`, `int8.fit_int8`). Figures, absolute:
 
     max_, p99_ of dembedding, dpatch (the two outputs), dz (scores), dcell (heatmap cells)
+    max_dnorm     of the length of any embedding from 1
+    min_cell_rank least Spearman ρ of a label's heatmap cells (its own: cell_rank)
     flips         decisions that changed, over all labels
     max_dauc      largest |ΔAUC| of a gated label; null where none is
     min_rank      least Spearman ρ of a label; null on few crops
     labels        label → max_dz, p99_dz, max_dcell, threshold and flips of its decisions,
-                  pairs (positives × negatives), auc [reference, graph] and dauc where pairs
-                  suffice to gate, else null; rank (Spearman's ρ)
+                  spread of its Z, pairs (positives × negatives), auc [reference, graph] and
+                  dauc where pairs suffice to gate, else null; rank (Spearman's ρ)
 """
 
 from __future__ import annotations

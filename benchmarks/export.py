@@ -91,7 +91,7 @@ def torment(command: list[str], folder: Path, kills: int, whole: float) -> None:
             state = "old" if identity(target) == old else "new"
             old = identity(target)
         print(f"{number:>4}  {after:>6.1f} s  {state:<7}  {' '.join(left)}", flush=True)
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
     load_bundle(target)
     left = [path.name for path in folder.iterdir()]
     print(f"the next export: a whole bundle, beside it {left[1:] or 'nothing'}")

@@ -246,8 +246,8 @@ def test_equal_proofs_are_equal_bytes(site: Path) -> None:
 def small_prover(labels: dict[str, list[str]], truth: dict[str, NDArray[np.float32]]) -> Prover:
     """Four dimensions, 120 crops, `machine` off by a little."""
     rng = np.random.default_rng(0)
-    image = rng.standard_normal((120, 4)).astype(np.float32)
-    patches = rng.standard_normal((120, 2, 2, 4)).astype(np.float32)
+    image = unit(rng.standard_normal((120, 4)))
+    patches = unit(rng.standard_normal((120, 2, 2, 4)))
     score = {s: numpy_score(rng.standard_normal((len(n), 4)).astype(np.float32))
              for s, n in labels.items()}  # fmt: skip
     crops = Crops(np.zeros((120, 1, 1), np.uint8), truth, "120 made up")
@@ -255,8 +255,13 @@ def small_prover(labels: dict[str, list[str]], truth: dict[str, NDArray[np.float
         patch.setattr(tier_export.certificate, "onnx_query", score.__getitem__)
         prover = Prover("made up fp32", lambda _: (image, patches), score,
                         {s: s for s in labels}, labels, crops)  # type: ignore[misc]  # fmt: skip
-    prover.prove("fp16", "a machine", lambda _: (image + np.float32(1e-4), patches))
+    prover.prove("fp16", "a machine", lambda _: (unit(image + 1e-4), patches))
     return prover
+
+
+def unit(v: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    row: NDArray[np.float32] = (v / np.linalg.norm(v, axis=-1, keepdims=True)).astype(np.float32)
+    return row
 
 
 def test_the_table_counts_what_is_gated() -> None:

@@ -32,6 +32,7 @@ from pydicom import Dataset
 
 from tests import canary
 from tests.canary import NEEDLES, WORD, infected, leaks, leaks_in_folder, looked_at
+from tests.conftest import DATA
 from tests.infer.encodings.base import dataset, pack
 from tests.infer.encodings.refuse_files import files
 from tests.infer.encodings.refuse_pixels import pixels
@@ -258,6 +259,9 @@ def test_export_measured_on_such_files(
     watched: Watched, whole: bytes, tmp_path: Path, site: Path
 ) -> None:
     data = manifest(tmp_path, whole)
+    with data.open("a") as rows:  # one picture alone proves nothing
+        for number, path in enumerate(sorted((DATA / "nih").glob("*.jpg"))[:3]):
+            rows.write(f"{path},nih-{number},test,Edema.,{number % 2},mimic-jpg\n")
     target = watched.place / "bundle"
     watched.run("tier-export", "--crops", data, "-o", target, site / "ckpt.pt")
     assert (target / "manifest.json").is_file()

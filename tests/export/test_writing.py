@@ -226,6 +226,19 @@ def test_stopped_before_every_change_on_disk(
     assert found == {"old", "new", "none"} - ({"none"} if kind is KeyboardInterrupt else set())
 
 
+def test_what_reads_back_wrong_does_not_take_the_name(one: Made, two: Made, tmp_path: Path) -> None:
+    """Also after a kill between the two renames: the old bundle must not go with its leftovers."""
+    target = tmp_path / "bundle"
+    write(target, one)
+    wrong = Made(two.manifest, two.files | {SET: two.files[SET] + b"x"})
+    for _ in ("in its place", "taken away"):
+        with pytest.raises(IntegrityError, match="light.onnx has"):
+            write(target, wrong)
+        assert load_bundle(target).manifest == one.manifest
+        assert names(tmp_path) == ["bundle"]
+        target.rename(tmp_path / ".bundle.old")
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_full_disk(one: Made, two: Made, tmp_path: Path, keep: bool) -> None:
     """Wherever it is noticed: the reason, the old bundle whole, and nothing else."""
@@ -249,8 +262,13 @@ def test_a_full_disk(one: Made, two: Made, tmp_path: Path, keep: bool) -> None:
         assert names(tmp_path) == ["bundle"]
 
 
+def no_links(*args: Any, **more: Any) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.parametrize("linked", [True, False])
 def test_the_order_that_a_power_cut_needs(
-    one: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
 ) -> None:
     """Every file and folder is on the disk before the rename, that before the old one is deleted.
 
@@ -276,7 +294,11 @@ def test_the_order_that_a_power_cut_needs(
         events.append(("unlink", Path(path).name))
         unlink(path, **more)
 
-    links = {p.stat().st_ino for p in target.rglob("*") if p.is_file() and p.name != "light.onnx"}
+    links = set()
+    if linked:  # these files were synced when they were written
+        links = {p.stat().st_ino for p in target.rglob("*") if p.is_file() and p.name != SET[8:]}
+    else:
+        monkeypatch.setattr(os, "link", no_links)
     monkeypatch.setattr(os, "fsync", logged_fsync)
     monkeypatch.setattr(os, "rename", logged_rename)
     monkeypatch.setattr(os, "unlink", logged_unlink)
@@ -318,12 +340,9 @@ def test_a_second_name_of_the_old_files_keeps_their_bytes(one: Made, tmp_path: P
 def test_a_disk_without_links_gets_copies(
     one: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none(*args: Any, **more: Any) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
     target = tmp_path / "bundle"
     write(target, one)
-    monkeypatch.setattr(os, "link", none)
+    monkeypatch.setattr(os, "link", no_links)
     write(target, relabelled(one), keep=one)
     assert load_bundle(target).manifest == relabelled(one).manifest
     assert {path.stat().st_nlink for path in target.rglob("*") if path.is_file()} == {1}

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -107,8 +108,11 @@ def rms(a: NDArray[Any]) -> float:
 
 
 def test_the_trained_network_stays_within_the_gate(int8: Fitted, calibration: Crops) -> None:
-    assert int8.facts["quantised"] >= 9
     assert int8.facts["share"] > 2 / 3
+    stem = int8.facts["kept_float32"][0]
+    assert stem["weight"] == "images.0.trunk.conv1.weight"
+    assert stem["reason"].startswith("stem: ")
+    assert "products with weights of 7 bits" in int8.facts["summary"]
     stated = int8.facts["calibration"]
     assert stated["count"] == len(calibration.pixels) == 128
     assert stated["sha256"] == sha256(calibration.pixels.tobytes())
@@ -116,13 +120,14 @@ def test_the_trained_network_stays_within_the_gate(int8: Fitted, calibration: Cr
     assert int8.said[0] == "calibrating on 128 phantoms"
 
 
-def test_every_conv_takes_unsigned_pixels_and_signed_weights_per_channel(
+def test_every_conv_but_the_stem_is_8_bit_with_a_step_per_channel(
     fp32: onnx.ModelProto, calibration: Crops
 ) -> None:
-    graph = fitted(fp32, calibration, agree).graph
+    found = fitted(fp32, calibration, agree)
+    graph = found.graph
     makers, weights = made_by(graph), weights_of(graph)
-    assert len(convs(graph)) == 11
-    for conv in convs(graph):
+    assert found.facts["quantised"] == len(convs(graph)) - 1 == 10
+    for conv in convs(graph)[1:]:
         data, kernel = makers[conv.input[0]], makers[conv.input[1]]
         assert (data.op_type, kernel.op_type) == ("DequantizeLinear", "DequantizeLinear")
         assert weights[data.input[2]].dtype == np.uint8
@@ -237,21 +242,16 @@ def test_the_same_input_gives_the_same_bytes(
     assert done.stdout == f"{sha256(here)}\n"
 
 
-def test_a_border_blacker_than_all_crops_is_not_clipped(
-    fp32: onnx.ModelProto, calibration: Crops
-) -> None:
-    """Calibrated on crops of middle greys, the stem still takes black and white."""
-    dull = Crops((calibration.pixels[:8] // 8 + 100).astype(np.uint8), {}, "dull crops")
-    graph = fitted(fp32, dull, agree).graph
-    weights = weights_of(graph)
-    (stem,) = [n for n in graph.graph.node if n.op_type == "QuantizeLinear"][:1]
-    step, zero = (weights[name].astype(float) for name in stem.input[1:])
-    model = weights_of(fp32)
-    scale, shift = (float(model[name].ravel()[0]) for name in ("view", "view_1"))
-    low, high = (0 - zero) * step, (255 - zero) * step
-    assert low <= shift + step / 2
-    assert high >= scale + shift - step / 2
-    assert high - low == pytest.approx(scale, rel=0.01)  # and not a wider range than that
+def test_the_step_into_8_bits_stays_behind_the_pool(int8: Fitted, tmp_path: Path) -> None:
+    """onnxruntime would move it to before the MaxPool, where its 8-bit pool is slow."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(int8.graph.SerializeToString(), options)
+    optimised = onnx.load(str(tmp_path / "optimised.onnx"))
+    (pool,) = [node for node in optimised.graph.node if node.op_type == "MaxPool"]
+    assert made_by(optimised)[pool.input[0]].op_type in ("Conv", "FusedConv", "Relu")
+    assert [n.op_type for n in optimised.graph.node].count("QLinearConv") >= 5
 
 
 def inner_pair(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -302,14 +302,14 @@ def test_layers_around_outliers_are_left_out(fp32: onnx.ModelProto, calibration:
     found = fitted(model, calibration, judge)
     assert errors[0] > 0.5
     kept = {row["node"]: row for row in found.facts["kept_float32"]}
-    assert set(kept) == set(around)
+    assert set(kept) == {*around, convs(fp32)[0].name}
     for name in around:
         assert is_float(found.graph, name)
         assert kept[name]["op"] == "Conv"
         assert kept[name]["reason"].startswith("sensitive: in 8 bits it alone moves")
         assert kept[name]["weight"].endswith(("conv1.weight", "conv2.weight"))
         assert kept[name]["weight"].removesuffix(".weight") in found.facts["summary"]
-    assert found.facts["quantised"] == 9
+    assert found.facts["quantised"] == 8
     assert 2 / 3 <= found.facts["share"] < 1
     assert f"embeddings differ by {errors[0]}" in found.said[1]
 
@@ -317,21 +317,22 @@ def test_layers_around_outliers_are_left_out(fp32: onnx.ModelProto, calibration:
 def test_layers_are_left_out_until_the_judge_agrees(
     fp32: onnx.ModelProto, calibration: Crops
 ) -> None:
-    stem = convs(fp32)[0].name
+    model, around = with_outliers(fp32)
     tried: list[int] = []
 
     def judge(graph: bytes) -> None:
-        model = onnx.load_model_from_string(graph)
-        tried.append(sum(is_float(model, conv.name) for conv in convs(fp32)))
-        if not is_float(model, stem):
+        found = onnx.load_model_from_string(graph)
+        tried.append(sum(is_float(found, conv.name) for conv in convs(fp32)))
+        if not is_float(found, around[0]):
             raise ParityError("edema 0.02")
 
-    found = fitted(fp32, calibration, judge)
-    assert stem in [row["node"] for row in found.facts["kept_float32"]]
-    assert tried[0] == 0
+    found = fitted(model, calibration, judge)
+    assert around[0] in [row["node"] for row in found.facts["kept_float32"]]
+    assert tried[0] == 1  # the stem
     assert tried == sorted(tried)
+    assert 1 < len(tried) <= 3
     assert found.facts["quantised"] == 11 - tried[-1]
-    assert found.graph.ByteSize() > 0
+    assert found.said[1].startswith("int8: edema 0.02; ranking")
 
 
 def test_a_gate_that_stays_broken_is_the_last_refusal(
@@ -357,8 +358,8 @@ def test_a_gate_that_stays_broken_is_the_last_refusal(
         fitted(fp32, calibration, judge)
     assert raised.value is refusals[-1]
     assert len(refusals) > 2
-    assert shares[0] == 0
-    assert 0 < shares[-1] <= 1 / 3
+    assert shares == sorted(shares)
+    assert shares[0] < shares[-1] <= 1 / 3
 
 
 def test_members_of_an_ensemble_are_all_8_bit(
@@ -367,8 +368,9 @@ def test_members_of_an_ensemble_are_all_8_bit(
     (first,) = members.networks
     pair = members_of([first, saved(shifted(first, 1, 0.1), tmp_path / "other.pt")])
     found = fitted(encoder_graph(pair), calibration, agree)
-    assert found.facts["quantised"] == 22
-    assert not any(is_float(found.graph, conv.name) for conv in convs(found.graph))
+    assert found.facts["quantised"] == 20
+    in_float = [conv.input[1] for conv in convs(found.graph) if is_float(found.graph, conv.name)]
+    assert in_float == [f"images.{member}.trunk.conv1.weight" for member in (0, 1)]
     check_signature(found.graph, pair)
     pixels = calibration.pixels[:16]
     exact, _ = pair.encode(pixels)
@@ -411,16 +413,15 @@ def test_a_transformer_keeps_attention_and_layer_norm(calibration: Crops) -> Non
     products = [n for n in found.graph.graph.node if n.op_type == "MatMul"]
     constant = [n for n in products if makers[n.input[1]].input[0] in weights]
     assert len(constant) == 3 * 4  # of a block: q, k and v in one, out, and two of the MLP
-    assert found.facts["quantised"] == 12 + 3  # Convs: patches, and the projection twice
+    assert found.facts["quantised"] == 12 + 2  # the projection twice
     for node in constant:
         stored = weights[makers[node.input[1]].input[0]]
         assert stored.dtype == np.int8
         assert weights[makers[node.input[1]].input[1]].shape == stored.shape[1:]
         read_by = {n.op_type for n in found.graph.graph.node if node.output[0] in n.input}
         assert read_by == {"Add"}  # in float32: onnxruntime's kernel gives that
-    reasons = {row["reason"] for row in found.facts["kept_float32"]}
-    assert reasons == {"attention: no factor is constant"}
-    assert len(found.facts["kept_float32"]) == 3 * 2
+    reasons = [row["reason"].partition(":")[0] for row in found.facts["kept_float32"]]
+    assert reasons == ["stem"] + ["attention"] * 3 * 2
     kinds = {v.name: v.type.tensor_type.elem_type for v in found.graph.graph.value_info}
     for node in found.graph.graph.node:
         if node.op_type in ("LayerNormalization", "Softmax") or (

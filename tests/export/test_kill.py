@@ -1,7 +1,7 @@
 """python -m pytest tests/export/test_kill.py -- kill -9 leaves the old bundle, the new one or none.
 
 `benchmarks/export.py CKPT.pt --kills 20` does the same to the command with everything in it. Before
-every single change on the disk: test_writing.py.
+every single change on the disk: test_writing_stopped.py.
 """
 
 from __future__ import annotations

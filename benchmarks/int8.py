@@ -1,12 +1,12 @@
 """The INT8 encoder beside the fp32 one: time, file size and accuracy.
 
-    python benchmarks/int8.py [--dataset FILE.csv] [--calibrate IMAGES] CKPT.pt…
+    python benchmarks/int8.py [--dataset FILE.csv] [--calibrate IMAGES] [--queries SET] CKPT.pt…
 
-Rows: fp32; int8 as tier-export writes it, held against its gate; then every layer in 8 bits with
-weights of 7 and of 8 bits, whatever that does to accuracy. onnxruntime on one thread. The graphs
-take turns in one process, so that a machine whose speed drifts treats them alike; printed are
-medians of CPU milliseconds and the ratio to fp32. Differences are to PyTorch, on the test rows of
-the dataset, else on phantoms.
+Rows: fp32; int8 as tier-export writes it, held against its gate; then every layer but the stem in 8
+bits, with weights of 7 and of 8 bits, whatever that does to accuracy. onnxruntime on one thread;
+the graphs take turns in one process, so that a machine whose speed drifts treats them alike.
+Printed are medians of CPU milliseconds and the ratio to fp32. Differences are to PyTorch, on the
+test rows of the dataset, else on phantoms.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ def main() -> None:
     parser.add_argument("ckpt", nargs="+", type=Path)
     parser.add_argument("--dataset", type=Path)
     parser.add_argument("--calibrate", default="phantoms")
+    parser.add_argument("--queries", help="label set; default: the checkpoint's")
     args = parser.parse_args()
     prepare_process(1)
     for ckpt in args.ckpt:
-        compare(ckpt, args.dataset, args.calibrate)
+        compare(ckpt, args.dataset, args.calibrate, args.queries)
 
 
-def compare(ckpt: Path, dataset: Path | None, calibrate: str) -> None:
+def compare(ckpt: Path, dataset: Path | None, calibrate: str, queries_of: str | None) -> None:
     from tier_export.crops import calibration_crops, manifest_crops, phantom_crops
     from tier_export.export import prover_of, query_files
     from tier_export.graphs import encoder_graph
@@ -49,7 +50,7 @@ def compare(ckpt: Path, dataset: Path | None, calibrate: str) -> None:
     presets = (members.geometry, members.networks[0].intensity)
     crops = manifest_crops(dataset, *presets) if dataset else phantom_crops(*presets)
     calibration = calibration_crops(calibrate, *presets)
-    labels = load_label_set(members.prompts)
+    labels = load_label_set(queries_of or members.prompts)
     tables, queries = query_files(members, [labels], 18, lambda _: None)
     prover = prover_of(members, [labels], tables, queries, crops)
     encoder = encoder_graph(members)

@@ -1,4 +1,4 @@
-"""python -m pytest tests/export/test_traces.py -- the same bytes anywhere, no trace of a machine."""
+"""python -m pytest tests/export/test_traces.py -- equal bytes anywhere, no trace of a machine."""
 
 from __future__ import annotations
 

@@ -31,8 +31,9 @@ def facts_of(bundle: Bundle, precision: str) -> dict[str, Any]:
     }
     try:
         model = onnx.shape_inference.infer_shapes(exact, strict_mode=True)
-        cost = layers_of(model).products
+        layers = layers_of(model)
     except Exception as error:  # onnx raises bare classes
         raise IntegrityError(f"the fp32 encoder is not one of tier-export: {error}") from None
+    cost = layers.stems | layers.products
     share = sum(cost.get(name, 0) for name in products) / max(1, sum(cost.values()))
     return {"quantised": len(products), "share": share}

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.train.mimic_tree import Study, plain, write_tree
+from tier_infer import big_tables
 from tier_infer.errors import UsageError
-from tier_train.data import big_tables
 from tier_train.data.dataset import Dataset
 from tier_train.data.mimic import NO_TEXT, TOO_LONG, TWO_REPORTS, read_mimic
 from tier_train.recipe import Recipe

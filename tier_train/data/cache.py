@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tier_infer.big_tables import known_labels, read_table
 from tier_infer.errors import IntegrityError, UsageError
 from tier_infer.geometry import Geometry
 from tier_infer.intensity import PRESETS
-from tier_train.data.big_tables import known_labels, read_table
 from tier_train.data.dataset import Dataset, Row
 from tier_train.recipe import Recipe
 

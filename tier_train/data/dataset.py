@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -57,6 +59,15 @@ class Pictures(Protocol):
     def __getitem__(self, index: int, /) -> NDArray[np.uint8]:
         """uint8 [h, w]"""
         ...
+
+
+def rows_digest(rows: Sequence[Row]) -> str:
+    """sha256 of everything that makes the pairs; ids go in and don't come out."""
+    digest = hashlib.sha256()
+    for row in rows:
+        parts = (row.number, row.split, row.view, row.image_path, row.text, row.labels)
+        digest.update("\x1f".join(map(str, parts)).encode() + b"\x1e")
+    return digest.hexdigest()
 
 
 def truth_table(rows: list[Row], labels: dict[str, str]) -> dict[str, NDArray[np.float32]]:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from tier_infer.big_tables import read_table
 from tier_infer.errors import UsageError
-from tier_train.data.big_tables import read_table
 from tier_train.data.cache import read_cache
 from tier_train.data.chexpert import read_chexpert
 from tier_train.data.dataset import Dataset

@@ -18,6 +18,7 @@ import re
 from pathlib import Path
 
 from tier_infer.errors import RefusedImage, UsageError
+from tier_infer.evaluation.places import view_name
 from tier_infer.images import load_image
 from tier_infer.intensity import PRESETS, looks_equalised
 from tier_infer.label_sets import column_id
@@ -27,15 +28,6 @@ from tier_train.data.dataset import Dataset, Row
 REQUIRED = ("image_path", "patient_id", "split")
 OPTIONAL = ("text", "view", "intensity")
 SPLITS = ("train", "val", "test")
-
-FRONTAL = re.compile(  # antero-posterior, ap supine, AP_HORIZONTAL, portable frontal view, …
-    "((chest|portable|mobile) )*(ap|pa|frontal|(antero|postero) ?(anterior|posterior))"
-    "( (view|supine|erect|horizontal|upright|portable|mobile|sitting|standing|semi|semierect))*"
-)
-LATERAL = re.compile(
-    "(chest )?(l|r|ll|rl|lld|rld|lat|((left|right|l|r|xtable|cross table) )?(lateral|lat)"
-    "( (left|right|l|r))?)( (view|erect|upright|horizontal|decubitus))*"
-)
 
 
 def read_manifest(path: Path, skip_bad: bool = False) -> Dataset:
@@ -190,10 +182,9 @@ def _row(number: int, cells: dict[str, str], labels: list[str], view: str) -> Ro
 
 
 def _view(number: int, cells: dict[str, str]) -> str:
-    word = " ".join(re.split(r"[\s_-]+", (cells.get("view") or "").strip().lower()))
-    for name, pattern in (("", ""), ("frontal", FRONTAL), ("lateral", LATERAL)):
-        if re.fullmatch(pattern, word):
-            return name
+    name = view_name(cells.get("view") or "")
+    if name is not None:
+        return name
     raise UsageError(
         f"manifest line {number}: view is no word for frontal (AP, PA, frontal, AP supine, …) or "
         "lateral (LL, RL, lateral, …); leave it empty where it is not known"

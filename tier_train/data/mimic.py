@@ -26,9 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tier_infer.errors import UsageError
-from tier_train.data.big_tables import rows_digest
-from tier_train.data.dataset import Dataset, Row
-from tier_train.data.mimic_tables import (
+from tier_infer.evaluation.mimic_tables import (
     Image,
     Study,
     find_table,
@@ -36,6 +34,7 @@ from tier_train.data.mimic_tables import (
     read_images,
     read_labels,
 )
+from tier_train.data.dataset import Dataset, Row, rows_digest
 from tier_train.data.reports import impression
 from tier_train.recipe import Recipe
 

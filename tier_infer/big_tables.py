@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import io
 import os
 import stat
@@ -13,23 +12,27 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tier_infer.errors import UsageError
-from tier_train.data.dataset import Row
 
 Lines = Iterator[tuple[int, list[str]]]  # line in the file and its cells
 MAX_LINE, MAX_TABLE = 2**20, 2**30  # characters; MIMIC-CXR's largest table has 60 million
 LABEL_VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": None, "-1.0": None, "": None}
 
 
-def read_table(path: Path, required: Sequence[str]) -> tuple[list[str], Lines]:
+def read_table(
+    path: Path, required: Sequence[str], nameless: bool = False
+) -> tuple[list[str], Lines]:
     """The columns, and rows of as many cells.
 
     Raises UsageError for a missing file or column, two columns of one name or one without, and,
-    while reading, for a damaged file or one too long to be such a table.
+    while reading, for a damaged file or one too long to be such a table. nameless: the publisher's
+    own table has columns without a name, which nobody asks for.
     """
     rows = _rows(path)
     _, columns = next(rows, (0, []))
     odd = [
-        at for at, name in enumerate(columns, 1) if not name.strip() or name in columns[: at - 1]
+        at
+        for at, name in enumerate(columns, 1)
+        if (not nameless if not name.strip() else name in columns[: at - 1])
     ]
     if odd:
         raise UsageError(
@@ -55,13 +58,22 @@ def known_labels(
     return {name: value for name, value in read if value is not None}
 
 
-def rows_digest(rows: Sequence[Row]) -> str:
-    """sha256 of everything that makes the pairs; ids go in and don't come out."""
-    digest = hashlib.sha256()
-    for row in rows:
-        parts = (row.number, row.split, row.view, row.image_path, row.text, row.labels)
-        digest.update("\x1f".join(map(str, parts)).encode() + b"\x1e")
-    return digest.hexdigest()
+def whole_table(found: Sequence[Path]) -> Path:
+    """The plain file before the packed one (.gz). Both are refused where one can't be the other: an
+    interrupted gunzip leaves a shorter table."""
+    plain, *packed = sorted(found)
+    if packed and _unpacked_size(packed[0]) != plain.stat().st_size % 2**32:
+        raise UsageError(
+            f"{plain} is not as long as {packed[0].name} unpacked; delete the one that is not whole"
+        )
+    return plain
+
+
+def _unpacked_size(path: Path) -> int:
+    """Bytes modulo 2**32, as the last four of a gzip file say (RFC 1952)."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4))
+        return int.from_bytes(file.read(), "little")
 
 
 def _rows(path: Path) -> Lines:

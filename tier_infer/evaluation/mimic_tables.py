@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from tier_infer.big_tables import known_labels, read_table, whole_table
 from tier_infer.errors import UsageError
-from tier_train.data.big_tables import known_labels, read_table
 
 IDS = ("dicom_id", "subject_id", "study_id")
 FRONTAL = ("AP", "PA")
@@ -37,10 +37,7 @@ class Official(NamedTuple):
 
 
 def find_table(root: Path, name: str) -> Path:
-    """The newer version before the older, the plain file before the packed one.
-
-    Both are refused where one can't be the other: an interrupted gunzip leaves a shorter table.
-    """
+    """The newer version before the older, the plain file before the packed one."""
     pattern = re.compile(rf"mimic-cxr-2\.(\d+)\.(\d+)-{name}\.csv(?:\.gz)?", re.ASCII)
     found: dict[tuple[int, ...], list[Path]] = {}
     for path in root.glob(f"mimic-cxr-2.*-{name}.csv*"):
@@ -51,19 +48,7 @@ def find_table(root: Path, name: str) -> Path:
             f"{root} holds no mimic-cxr-2.*-{name}.csv or .csv.gz; the root of MIMIC-CXR-JPG is "
             "the folder with these tables and with files/p10 … files/p19"
         )
-    plain, *packed = sorted(found[max(found)])
-    if packed and _unpacked_size(packed[0]) != plain.stat().st_size % 2**32:
-        raise UsageError(
-            f"{plain} is not as long as {packed[0].name} unpacked; delete the one that is not whole"
-        )
-    return plain
-
-
-def _unpacked_size(path: Path) -> int:
-    """Bytes modulo 2**32, as the last four of a gzip file say (RFC 1952)."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 4))
-        return int.from_bytes(file.read(), "little")
+    return whole_table(found[max(found)])
 
 
 def read_images(table: Path) -> Iterator[Image]:

@@ -1,0 +1,117 @@
+"""A cohort: the images of a labelled dataset, what is known of each, and what was left out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tier_infer.errors import UsageError
+from tier_infer.label_sets import column_id
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image."""
+
+    image_path: str  # as the table names it; unique in the cohort
+    place: str  # where the file is, relative to the root
+    patient: str  # "" unknown; never printed
+    study: str  # "" unknown: the image is a study of its own; never printed
+    view: str  # frontal, lateral or "" unknown
+    line: int  # in the table; where there is none, a running number
+
+
+@dataclass(frozen=True)
+class Cohort:
+    kind: str  # who read it: chexpert, padchest, covid, mimic, nih, manifest
+    name: str  # what a report calls it
+    root: Path
+    split: str  # "" where all are used
+    cases: tuple[Case, ...]  # N, in the order of the table
+    labels: tuple[str, ...]  # L ids of the columns
+    names: tuple[str, ...]  # the columns as the table spells them
+    truth: NDArray[np.float32]  # [N, L] of 1, 0 or NaN: unknown or uncertain
+    sha256: str  # equal digests, equal cohorts
+    left_out: Mapping[str, int] = field(default_factory=dict)  # rule → rows it left out
+    notes: tuple[str, ...] = ()
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # column → N values
+    texts: tuple[str, ...] = ()  # N reports; empty where the dataset has none
+    masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # label id → N places
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def truth_of(self, label: str) -> NDArray[np.float32]:
+        """[N]; UsageError for a label that the dataset does not know."""
+        if label not in self.labels:
+            raise UsageError(
+                f"{self.name} has no column for {label}; it has {', '.join(self.labels)}"
+            )
+        return self.truth[:, self.labels.index(label)]
+
+    def part(self, keep: NDArray[np.bool_]) -> Cohort:
+        """The cases where `keep` [N] is true. Its digest is its own."""
+        kept = np.flatnonzero(keep)
+        cases = tuple(self.cases[i] for i in kept)
+        truth = self.truth[kept]
+        return replace(
+            self,
+            cases=cases,
+            truth=truth,
+            sha256=digest(cases, self.labels, truth),
+            groups={name: tuple(v[i] for i in kept) for name, v in self.groups.items()},
+            texts=tuple(self.texts[i] for i in kept) if self.texts else (),
+            masks={label: tuple(v[i] for i in kept) for label, v in self.masks.items()},
+        )
+
+
+def cohort_of(
+    kind: str,
+    name: str,
+    root: Path,
+    split: str,
+    cases: Sequence[Case],
+    columns: Sequence[str],
+    truth: NDArray[np.float32],
+    left_out: Mapping[str, int] | None = None,
+    notes: Sequence[str] = (),
+    groups: Mapping[str, tuple[str, ...]] | None = None,
+    texts: Sequence[str] = (),
+    masks: Mapping[str, tuple[str, ...]] | None = None,
+) -> Cohort:
+    """A cohort with its digest. UsageError where no row is left, and for two columns or two images
+    of one name."""
+    if not cases:
+        rules = "; ".join(f"{n} {rule}" for rule, n in (left_out or {}).items())
+        raise UsageError(f"{name} has no row{f' of split {split}' if split else ''}: {rules}")
+    labels = tuple(column_id(c) for c in columns)
+    twice = [c for c, i in zip(columns, labels, strict=True) if labels.count(i) > 1]
+    if twice:
+        raise UsageError(f"{name}: columns {', '.join(map(repr, twice))} are no distinct names")
+    seen: dict[str, int] = {}
+    for case in cases:
+        if seen.setdefault(case.image_path, case.line) != case.line:
+            raise UsageError(
+                f"{name} lines {seen[case.image_path]} and {case.line} name the same image"
+            )
+    return Cohort(
+        kind, name, root, split, tuple(cases), labels, tuple(columns), truth,
+        digest(cases, labels, truth), dict(left_out or {}), tuple(notes), dict(groups or {}),
+        tuple(texts), dict(masks or {}),
+    )  # fmt: skip
+
+
+def digest(cases: Sequence[Case], labels: Sequence[str], truth: NDArray[np.float32]) -> str:
+    """Of what a figure depends on beside the pixels: names, patients, studies, views and truth."""
+    found = hashlib.sha256("\0".join(labels).encode())
+    for case in cases:
+        row = (case.image_path, case.patient, case.study, case.view)
+        found.update("\0".join(row).encode("utf-8", "surrogateescape") + b"\n")
+    known = np.where(np.isnan(truth), np.float32(-1), truth).astype("<f4")
+    found.update(np.ascontiguousarray(known).tobytes())
+    return found.hexdigest()

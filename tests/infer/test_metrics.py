@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tier_infer.metrics import bootstrap_auc, roc_auc
+from tier_infer.metrics import bootstrap_auc, roc_auc, roc_curve
 
 TRUE_AUC = 0.76025  # of normal scores one standard deviation apart: Phi(1 / sqrt 2)
 
@@ -61,6 +61,29 @@ def test_a_truth_that_is_neither_0_nor_1_raises(bad: float) -> None:
     """CheXpert writes -1 for uncertain and nothing for unmentioned: neither is a positive."""
     with pytest.raises(ValueError, match="0"):
         roc_auc([0, 1, bad], [1.0, 2.0, 3.0])
+
+
+def test_truth_and_scores_are_as_long() -> None:
+    with pytest.raises(ValueError, match="as long"):
+        roc_auc([0, 1, 1], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5, 10_000])
+def test_roc_curve_equals_scikit_learn(levels: int) -> None:
+    oracle = pytest.importorskip("sklearn.metrics").roc_curve
+    for seed in range(10):
+        rng = np.random.default_rng([seed, levels])
+        truth = np.append([0, 1], rng.integers(0, 2, 60))
+        scores = (rng.integers(0, levels, 62) / levels).astype(np.float32)
+        expected = oracle(truth, scores, drop_intermediate=False)
+        for ours, theirs in zip(roc_curve(truth, scores), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("truth", [[], [1], [0, 0, 0]])
+def test_no_roc_curve_of_one_class(truth: list[int]) -> None:
+    with pytest.raises(ValueError, match="both classes"):
+        roc_curve(truth, np.arange(len(truth)))
 
 
 def test_bootstrap_covers_the_true_auc() -> None:
@@ -132,3 +155,23 @@ def test_no_draws_no_interval(draws: int) -> None:
 
 def test_no_rows_no_interval() -> None:
     assert all(math.isnan(end) for end in bootstrap_auc([], [], draws=10))
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_interval_is_that_of_the_literal_bootstrap(grouped: bool) -> None:
+    """Patients drawn one by one, their rows joined, AUCs of those rows: the definition."""
+    truth, scores = sample(9, 50)
+    patients = np.array([f"p{n % 17:02d}" for n in range(50)])
+    members = (
+        [np.flatnonzero(patients == p) for p in np.unique(patients)]
+        if grouped
+        else [np.array([n]) for n in range(50)]
+    )
+    rng = np.random.default_rng(4)
+    areas = []
+    for _ in range(150):
+        chosen = rng.integers(0, len(members), len(members))
+        rows = np.concatenate([members[g] for g in chosen])
+        areas.append(roc_auc(truth[rows], scores[rows]))
+    expected = tuple(np.nanpercentile(areas, [2.5, 97.5]))
+    assert bootstrap_auc(truth, scores, patients if grouped else None, 150, seed=4) == expected

@@ -128,8 +128,11 @@ def cache(
 @click.option("--train", "n_train", type=COUNT, default=3000, show_default=True, help="Images.")
 @click.option("--val", "n_val", type=COUNT, default=300, show_default=True, help="Images.")
 @click.option("--test", "n_test", type=COUNT, default=800, show_default=True, help="Images.")
+@click.option("--masks", is_flag=True, help="Also masks/LABEL/images/*.png of every finding.")
 @DEBUG
-def phantoms(output: str, seed: int, n_train: int, n_val: int, n_test: int, debug: bool) -> None:
+def phantoms(
+    output: str, seed: int, n_train: int, n_val: int, n_test: int, masks: bool, debug: bool
+) -> None:
     """Draw chest phantoms as DICOM files with impressions, labels and an unseen study.dcm.
 
     Drawings, not patients: they show that the software works, nothing clinical.
@@ -139,7 +142,7 @@ def phantoms(output: str, seed: int, n_train: int, n_val: int, n_test: int, debu
     counts = {"train": n_train, "val": n_val, "test": n_test}
     if n_train < 1:
         raise UsageError("--train must be at least 1")
-    manifest = write_phantoms(Path(output), seed, counts)
+    manifest = write_phantoms(Path(output), seed, counts, masks=masks)
     click.echo(
         f"wrote {sum(counts.values())} phantoms and {manifest}; next: cd {output} && tier-train run"
     )

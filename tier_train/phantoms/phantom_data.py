@@ -14,22 +14,28 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from tier_infer.errors import UsageError
 from tier_infer.files import write_atomic
+from tier_infer.pictures import OWN_SOFTWARE
 from tier_train.phantoms.impressions import write_impression
-from tier_train.phantoms.phantom import FINDINGS, Phantom, draw_phantom
+from tier_train.phantoms.phantom import FINDINGS, Mask, Phantom, draw_phantom
 
 COLUMNS = ("image_path", "patient_id", "split", "intensity", "text", *FINDINGS)
 STUDY_INDEX = 10_000_000  # phantoms of study.dcm: beyond any training or test index
 
 
-def write_phantoms(folder: Path, seed: int, counts: dict[str, int], workers: int = 0) -> Path:
-    """counts: images per split. Writes images/*.dcm, study.dcm and, last, manifest.csv."""
+def write_phantoms(
+    folder: Path, seed: int, counts: dict[str, int], workers: int = 0, masks: bool = False
+) -> Path:
+    """counts: images per split. Writes images/*.dcm, study.dcm and, last, manifest.csv; with
+    `masks` also masks/LABEL/images/*.png of every finding that is present."""
     manifest = folder / "manifest.csv"
-    for path in (manifest, folder / "study.dcm", folder / "images"):
+    for path in (manifest, folder / "study.dcm", folder / "images", folder / "masks"):
         if path.exists():
             unfinished = "" if manifest.exists() else " from a run that did not finish"
             raise UsageError(
@@ -41,7 +47,7 @@ def write_phantoms(folder: Path, seed: int, counts: dict[str, int], workers: int
         raise UsageError(f"-o {folder} can't be made ({error.strerror})") from None
     splits = [split for split, count in counts.items() for _ in range(count)]
     jobs = list(enumerate(splits))
-    task = partial(_write_one, folder, seed)
+    task = partial(_write_one, folder, seed, masks)
     context = multiprocessing.get_context("spawn")  # the caller may have threads
     with ProcessPoolExecutor(workers or os.cpu_count(), context) as pool:
         rows = list(pool.map(task, jobs, chunksize=32))
@@ -64,17 +70,28 @@ def write_study(path: Path, seed: int, number: int, study: int = 0) -> Phantom:
     return phantom
 
 
-def _write_one(folder: Path, seed: int, job: tuple[int, str]) -> dict[str, object]:
+def _write_one(folder: Path, seed: int, masks: bool, job: tuple[int, str]) -> dict[str, object]:
     index, split = job
     phantom = draw_phantom(seed, index)
     name = f"images/phantom-{index:05d}.dcm"
     to_dicom(phantom, f"{seed} {index}", f"{seed} {index}").save_as(
         folder / name, enforce_file_format=True
     )
+    for label, mask in phantom.masks.items() if masks else ():
+        write_atomic(folder / f"masks/{label}/images/phantom-{index:05d}.png", mask_png(mask))
     text = write_impression(phantom.findings, np.random.default_rng([seed, index, 1]))
     row: dict[str, object] = {"image_path": name, "patient_id": f"phantom-{index}", "split": split}
     row |= {"text": text, "intensity": "mimic-jpg"}
     return row | phantom.labels
+
+
+def mask_png(mask: Mask) -> bytes:
+    """255 inside, 0 outside; marked as ours, so that it is never scored as a film."""
+    marks = PngInfo()
+    marks.add_text("Software", OWN_SOFTWARE)
+    buffer = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * 255).save(buffer, "PNG", pnginfo=marks)
+    return buffer.getvalue()
 
 
 def to_dicom(phantom: Phantom, study: str, instance: str) -> Dataset:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import click
 
 from tier_train.cli.data import data
+from tier_train.cli.evaluate import evaluate
+from tier_train.cli.figures import figures
 from tier_train.cli.imports import import_
 from tier_train.cli.process import CONTEXT, Guarded
+from tier_train.cli.reproduce import reproduce
 from tier_train.cli.run import run
 from tier_train.cli.search import search
 from tier_train.cli.supervised import supervised
@@ -18,5 +21,5 @@ def main() -> None:
     """Train a chest radiograph model from images and impressions, without labels."""
 
 
-for command in (run, search, supervised, import_, data):
+for command in (run, search, supervised, import_, evaluate, figures, reproduce, data):
     main.add_command(command)

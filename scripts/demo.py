@@ -72,8 +72,8 @@ def run(folder: Path, seed: int) -> None:
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     click.echo(table(summary))
     click.echo(f"\nleft in {folder}/: summary.json, bundle, study, test.csv, curves.png, heatmaps")
-    command = f"{BIN.parent.name}/{BIN.name}/tier-infer evaluate {folder}/test.csv"
-    click.echo(f"recompute: {command} --bundle {folder}/bundle")
+    command = f"{BIN.parent.name}/{BIN.name}/tier-infer evaluate {folder}/bundle"
+    click.echo(f"recompute: {command} --dataset manifest:{folder}/test.csv")
 
 
 @main.command()

@@ -43,15 +43,19 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def bundle_auc(folder: Path, bundle_name: str) -> dict[str, Any]:
-    """As `tier-infer evaluate demo/test.csv` computes it."""
+    """As `tier-infer evaluate demo/bundle --dataset manifest:demo/test.csv` computes it."""
     from tier_infer.bundle import load_bundle
     from tier_infer.engine import Engine
-    from tier_infer.evaluate import evaluate, read_labels
+    from tier_infer.evaluation.bundle_scorer import BundleScorer
+    from tier_infer.evaluation.datasets import open_cohort
+    from tier_infer.evaluation.run import Plan, covered, evaluate
 
     bundle = load_bundle(folder / bundle_name)
-    engine = Engine(bundle, "cpu")
-    rows, _ = evaluate(read_labels(folder / "test.csv", None), bundle, engine, None, draws=2)
-    return with_mean({row.label: row.auc for row in rows})
+    cohort = open_cohort(f"manifest:{folder / 'test.csv'}", None)
+    labels = covered(cohort, bundle.manifest.label_sets[bundle.manifest.default_set]["labels"])
+    scorer = BundleScorer(bundle, Engine(bundle, "cpu"), labels)
+    areas = evaluate(cohort, scorer, Plan(draws=0), None).areas
+    return with_mean({row.label: row.auc for row in areas.rows if row.auc is not None})
 
 
 def with_mean(labels: dict[str, float]) -> dict[str, Any]:

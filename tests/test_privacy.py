@@ -210,11 +210,11 @@ def test_evaluate(watched: Watched, collection: Path, site: Path) -> None:
     writer.writerow((collection / "0000.dcm", canary.PATIENT_ID, 1))
     writer.writerow((collection / "0005.dcm", canary.PATIENT_ID, 0))  # cut in the pixels
     (watched.place.parent / "labels.csv").write_text(table.getvalue())
-    out = watched.place / "scores.csv"
-    args = ["evaluate", watched.place.parent / "labels.csv", "--draws", "10", "--scores", out]
+    out = watched.place / "evaluated"
+    args = ["evaluate", watched.place.parent / "labels.csv", "--draws", "10", "-o", out]
     watched.run("tier-infer", *args, codes=(8,))
     watched.run("tier-infer", *args, "--json", codes=(8,))
-    assert str(collection / "0000.dcm") in out.read_text()
+    assert str(collection / "0000.dcm") in (out / "scores.csv").read_text()
 
 
 def test_doctor(watched: Watched) -> None:

@@ -211,29 +211,19 @@ def read(path: Path) -> list[dict[str, str]]:
 def test_evaluate_agrees_with_the_scores_it_writes(infer: Infer, tmp_path: Path) -> None:
     from sklearn.metrics import roc_auc_score
 
-    file = tmp_path / "scores.csv"
-    result = infer(
-        "evaluate",
-        "manifest.csv",
-        "--split",
-        "test",
-        "--json",
-        "--draws",
-        "50",
-        "--scores",
-        str(file),
-    )
+    out = tmp_path / "out"
+    asked = ("--dataset", "manifest:manifest.csv", "--split", "test", "--draws", "50", "-o", out)
+    result = infer("evaluate", "bundle", *map(str, asked), "--json")
     assert result.exit_code == 0
     report = json.loads(result.stdout)
     truth = {row["image_path"]: row for row in read(Path("manifest.csv"))}
-    scores = read(file)
-    assert report["scored"] == 200
-    for row in report["auc"]:
-        mine = [s for s in scores if s["label"] == row["label"]]
-        y = [int(truth[s["image_path"]][row["label"]]) for s in mine]
-        expected = roc_auc_score(y, [float(s["score"]) for s in mine])
+    scores = read(out / "scores.csv")
+    assert report["images"]["scored"] == len(scores) == 200
+    for row in report["auc"]["labels"]:
+        y = [int(truth[s["image_path"]][row["label"]]) for s in scores]
+        expected = roc_auc_score(y, [float(s[row["label"]]) for s in scores])
         assert row["auc"] == pytest.approx(expected, abs=1e-12)
-        assert row["low"] <= row["auc"] <= row["high"]
+        assert row["interval"][0] <= row["auc"] <= row["interval"][1]
 
 
 def test_evaluate_masks_empty_cells_and_groups(infer: Infer, tmp_path: Path, site: Path) -> None:
@@ -256,22 +246,23 @@ def test_evaluate_masks_empty_cells_and_groups(infer: Infer, tmp_path: Path, sit
         "20",
     )
     report = json.loads(infer(*command, "--group-by", "ward").stdout)
-    counted = {row["group"]: row["positives"] + row["negatives"] for row in report["auc"]}
-    assert counted == {"(all)": 50, "east": 25, "west": 25}
-    folders = json.loads(infer(*command, "--group-by", "folder").stdout)
-    assert {row["group"] for row in folders["auc"]} == {"(all)", "images"}
+    assert [row["n"] for row in report["auc"]["labels"]] == [50]
+    counted = {row["value"]: row["labels"][0]["n"] for row in report["groups"]["values"]}
+    assert counted == {"east": 25, "west": 25}
+    folders = json.loads(infer(*command, "--group-by", "folder").stdout)["groups"]["values"]
+    assert [row["value"] for row in folders] == ["images"]
 
 
 @pytest.mark.parametrize(
     ("args", "words"),
     [
         (["--split", "nowhere"], "no row with split"),
-        (["--group-by", "nothing"], "is no column"),
+        (["--group-by", "nothing"], "no column"),
         (["--labels", "hernia"], "not in set chexpert"),
-        (["--labels", ""], "no label was asked for"),
-        (["--labels", ","], "no label was asked for"),
+        (["--labels", ""], "names no label"),
+        (["--labels", ","], "names no label"),
         (["--draws", "-1"], "-1 is not in the range"),
-        (["--scores", "manifest.csv"], "is one of the inputs"),
+        (["--dataset", "manifest:manifest.csv"], "both name a dataset"),
     ],
 )
 def test_evaluate_refuses(infer: Infer, args: list[str], words: str) -> None:
@@ -314,8 +305,8 @@ def test_json_follows_the_published_schema(infer: Infer, tmp_path: Path) -> None
         ["study.dcm", "--report", "page.txt"],
         ["study.dcm", "--report", "study.dcm"],
         ["images/phantom-00000.dcm", "study.dcm", "--report", "images/../study.dcm"],
-        ["evaluate", "manifest.csv", "--split", "test", "--scores", "images"],
-        ["evaluate", "manifest.csv", "--split", "test", "--scores", "nowhere/scores.csv"],
+        ["evaluate", "manifest.csv", "--split", "test", "-o", "images"],
+        ["evaluate", "manifest.csv", "--split", "test", "-o", "study.dcm"],
     ],
 )
 def test_outputs_that_cannot_be_written_are_refused_first(infer: Infer, args: list[str]) -> None:
@@ -412,10 +403,9 @@ def test_a_bug_shows_no_traceback(infer: Infer, monkeypatch: pytest.MonkeyPatch)
         ("image_path,edema,edema\nstudy.dcm,1,0\n", "two columns called 'edema'"),
         ("image_path,edema\nstudy.dcm,1\nstudy.dcm,-1\n", "line 3: edema must be"),
         ("image_path,edema\nstudy.dcm,\n", "empty in every row"),
-        ("image_path,hernia\nstudy.dcm,1\n", "none of the bundle's labels"),
+        ("image_path,hernia\nstudy.dcm,1\n", "none of the set's labels"),
         ("edema\n1\n", "missing: image_path"),
         ("image_path,edema\n", "missing: rows"),
-        (f"image_path,edema\n{'x' * 300}.dcm,1\n", "do not exist"),
     ],
 )
 def test_evaluate_refuses_ambiguous_tables(
@@ -426,6 +416,20 @@ def test_evaluate_refuses_ambiguous_tables(
     result = infer("evaluate", str(tmp_path / "labels.csv"))
     assert result.exit_code == 2
     assert words in result.stderr
+
+
+def test_evaluate_counts_the_images_that_are_not_there(
+    infer: Infer, tmp_path: Path, site: Path
+) -> None:
+    shutil.copy(site / "study.dcm", tmp_path)
+    rows = ("image_path,edema", "study.dcm,1", f"{'x' * 300}.dcm,1", "nowhere.dcm,0")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    result = infer("evaluate", str(tmp_path / "labels.csv"), "--json")
+    assert result.exit_code == 8
+    images = json.loads(result.stdout)["images"]
+    assert (images["scored"], images["failed"]) == (1, 2)
+    assert images["reasons"] == {"failed missing": 2}
+    assert "2 images failed missing" in result.stderr
 
 
 def test_evaluate_reads_what_excel_writes_and_lone_patients(
@@ -439,8 +443,8 @@ def test_evaluate_reads_what_excel_writes_and_lone_patients(
     (tmp_path / "excel.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
     result = infer("evaluate", str(tmp_path / "excel.csv"), "--json", "--draws", "100")
     assert result.exit_code == 0
-    (row,) = json.loads(result.stdout)["auc"]
-    assert row["low"] < row["auc"] < row["high"]
+    (row,) = json.loads(result.stdout)["auc"]["labels"]
+    assert row["interval"][0] < row["auc"] < row["interval"][1]
 
 
 def test_file_names_of_any_kind(infer: Infer, tmp_path: Path, site: Path) -> None:

@@ -443,8 +443,8 @@ def test_evaluate_takes_what_scoring_takes(infer: Infer, option: str, tmp_path: 
     value = {"--device": "cpu", "--precision": "fp16", "--bundle": "./bundle"}[option]
     asked = ("evaluate", table, "--json", "--draws", "0", option)
     report = json.loads(infer(*asked, value).stdout)
-    assert (report["scored"], report["device"]) == (4, "cpu")
-    assert report["precision"] == ("fp16" if option == "--precision" else "fp32")
+    assert (report["images"]["scored"], report["model"]["device"]) == (4, "cpu")
+    assert report["model"]["precision"] == ("fp16" if option == "--precision" else "fp32")
     wrong = infer(*asked, "nowhere")
     assert wrong.exit_code == 2
     assert wrong.stdout == ""
@@ -461,7 +461,7 @@ def test_evaluate_lists_what_it_refuses(infer: Infer, tmp_path: Path, site: Path
     for name, code in rows.items():
         result = infer("evaluate", tmp_path / f"{name}.csv", "--draws", "0")
         assert result.exit_code == code
-        assert "Modality is CT" in result.stderr
+        assert "1 images not_evaluated modality" in result.stderr
 
 
 @pytest.mark.parametrize("preset", ["minmax", "mimic-jpg", "chexpert-jpg", "voi"])

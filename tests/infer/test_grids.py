@@ -132,8 +132,9 @@ def test_evaluate_runs_on_every_geometry(bundle: Path, tmp_path: Path) -> None:
     result = infer(*asked)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
-    assert report["scored"] == 6
-    assert {row["label"]: row["auc"] for row in report["auc"]} == {"bright": 1.0, "dark": 1.0}
+    assert report["images"]["scored"] == 6
+    areas = {row["label"]: row["auc"] for row in report["auc"]["labels"]}
+    assert areas == {"bright": 1.0, "dark": 1.0}
 
 
 def test_doctor_replays_every_grid(bundle: Path) -> None:

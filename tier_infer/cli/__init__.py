@@ -40,7 +40,7 @@ class ScoreOrVerb(click.Group):
         return guarded("tier-infer", ctx, lambda: click.Group.invoke(self, ctx))
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        verbs = "STUDY... [OPTIONS]  |  evaluate LABELS.csv [OPTIONS]  |  doctor [OPTIONS]"
+        verbs = "STUDY... [OPTIONS]  |  evaluate [BUNDLE] [OPTIONS]  |  doctor [OPTIONS]"
         formatter.write_usage("tier-infer", verbs)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

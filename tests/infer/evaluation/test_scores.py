@@ -1,0 +1,193 @@
+"""python -m pytest tests/infer/evaluation/test_scores.py -- scores.csv: written, cut, resumed."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.infer.evaluation.fakes import GreyScorer, cohort, failing, random_truth
+from tier_infer.engine import BATCH
+from tier_infer.errors import UsageError
+from tier_infer.evaluation.cohort import Cohort
+from tier_infer.evaluation.scores import HEAD, read_scores, score_cohort
+
+N = 2 * BATCH + 5
+Z = np.random.default_rng(7).normal(size=(N, 2)).astype(np.float32)
+
+
+class BatchScorer(GreyScorer):
+    """As networks do: the last bits depend on how many images are computed at once."""
+
+    def scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return super().scores(pixels) + np.float32(len(pixels) * 1e-4)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """One missing file; names that need quotes."""
+    folder = tmp_path_factory.mktemp("images")
+    names = [f"{i:03d}.png" for i in range(N)]
+    names[3], names[BATCH + 1] = 'a, "b".png', "two\nlines.png"
+    return failing(cohort(folder, random_truth(N, 0).tolist(), names=names), [5])
+
+
+@pytest.fixture(scope="module")
+def finished(images: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(images, BatchScorer(Z), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(finished: Path) -> bytes:
+    return (finished / "scores.csv").read_bytes()
+
+
+def run(images: Cohort, scorer: GreyScorer, folder: Path) -> Any:
+    return score_cohort(images, scorer, folder, lambda done, total: None)
+
+
+def test_every_image_has_its_row_and_every_bit_of_its_score(images: Cohort, tmp_path: Path) -> None:
+    said: list[tuple[int, int]] = []
+    table = score_cohort(images, GreyScorer(Z), tmp_path, lambda *x: said.append(x))
+    assert table.paths == tuple(case.image_path for case in images.cases)
+    known = np.arange(N) != 5
+    np.testing.assert_array_equal(table.z[known], Z[known])
+    assert np.isnan(table.z[5]).all()
+    assert (table.status[5], table.reason[5], table.pixels[5]) == ("failed", "missing", "")
+    np.testing.assert_array_equal(table.scored, known)
+    assert len(set(table.pixels)) == N  # every picture differs, and "" is the missing one's
+    assert said == [(0, N), (BATCH, N), (2 * BATCH, N), (N, N)]
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    images: Cohort, whole: bytes, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(images, BatchScorer(Z, stop_at=BATCH), tmp_path)
+    assert 0 < (tmp_path / "scores.csv").stat().st_size < len(whole)
+    second = BatchScorer(Z)
+    run(images, second, tmp_path)
+    assert second.seen == N - BATCH
+    assert (tmp_path / "scores.csv").read_bytes() == whole
+    third = BatchScorer(Z)
+    run(images, third, tmp_path)
+    assert third.seen == 0
+
+
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.4, 0.77, 0.999])
+def test_a_file_cut_anywhere_goes_on_to_the_same_bytes(
+    images: Cohort, finished: Path, whole: bytes, tmp_path: Path, share: float
+) -> None:
+    shutil.copy(finished / "plan.json", tmp_path)
+    (tmp_path / "scores.csv").write_bytes(whole[: int(len(whole) * share)])
+    run(images, BatchScorer(Z), tmp_path)
+    assert (tmp_path / "scores.csv").read_bytes() == whole
+
+
+def test_a_file_cut_within_a_quoted_name_or_after_a_row(
+    images: Cohort, finished: Path, whole: bytes, tmp_path: Path
+) -> None:
+    """A line break inside the name is no end of a row; and a row may end where a file was cut."""
+    for cut in (whole.index(b"two\n") + 4, whole.index(b"004") + 10, whole.index(b"\n020") + 1):
+        shutil.copy(finished / "plan.json", tmp_path)
+        (tmp_path / "scores.csv").write_bytes(whole[:cut])
+        run(images, BatchScorer(Z), tmp_path)
+        assert (tmp_path / "scores.csv").read_bytes() == whole
+
+
+def test_a_process_killed_before_its_first_row_leaves_nothing_in_the_way(
+    images: Cohort, whole: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / ".plan.json.123.tmp").write_text("{")
+    with pytest.raises(KeyboardInterrupt):
+        run(images, BatchScorer(Z, stop_at=0), tmp_path)
+    (tmp_path / "scores.csv").unlink()  # killed between the plan and the table
+    run(images, BatchScorer(Z), tmp_path)
+    assert (tmp_path / "scores.csv").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "change", [{"checkpoints": ["d" * 64]}, {"device": "cuda"}, {"precision": "fp16"}]
+)
+def test_a_folder_of_another_model_is_refused(
+    images: Cohort, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    small = images.part(np.arange(N) < 2)
+    run(small, GreyScorer(Z), tmp_path)
+    before = (tmp_path / "scores.csv").read_bytes()
+    with pytest.raises(UsageError, match="another evaluation, its model differs"):
+        run(small, GreyScorer(Z, **change), tmp_path)
+    with pytest.raises(UsageError, match="its dataset differs"):
+        run(images.part(np.arange(N) < 3), GreyScorer(Z), tmp_path)
+    assert (tmp_path / "scores.csv").read_bytes() == before
+
+
+def test_a_folder_of_something_else_is_refused(images: Cohort, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="files that no evaluation wrote"):
+        run(images, GreyScorer(Z), tmp_path)
+    with pytest.raises(UsageError, match="is a file"):
+        run(images, GreyScorer(Z), tmp_path / "thesis.txt")
+
+
+def test_rows_of_other_images_under_the_same_plan_are_refused(
+    images: Cohort, tmp_path: Path
+) -> None:
+    small = images.part(np.arange(N) < 2)
+    run(small, GreyScorer(Z), tmp_path)
+    path = tmp_path / "scores.csv"
+    path.write_bytes(path.read_bytes().replace(b"001.png", b"007.png"))
+    with pytest.raises(UsageError, match="lists other images than its plan"):
+        run(small, GreyScorer(Z), tmp_path)
+
+
+def test_a_score_that_is_no_number_fails_its_image_alone(images: Cohort, tmp_path: Path) -> None:
+    odd = Z.copy()
+    odd[1, 1] = np.inf
+    table = run(images.part(np.arange(N) < 3), GreyScorer(odd), tmp_path)
+    assert table.status == ("scored", "failed", "scored")
+    assert table.reason[1] == "not_finite"
+
+
+ROW = "a.png,scored,,0123,0.5,-0.5\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is no scores.csv"),
+        ("image_path,label,score\na,b,1\n", "is no scores.csv"),
+        (",".join(HEAD) + "\n", "is no scores.csv"),
+        (f"{','.join(HEAD)},x,y\n{ROW}{ROW}", "lists an image twice"),
+        (f"{','.join(HEAD)},x,y\na.png,scored,,0123,0.5\n", "line 2 is not a row"),
+        (f"{','.join(HEAD)},x,y\n{ROW}b.png,failed,missing,,1,2\n", "line 3 is not a row"),
+        (f"{','.join(HEAD)},x,y\n{ROW[:-2]}", "line 2 is not a row"),
+        (f"{','.join(HEAD)},x,y\n" + ROW.replace("-0.5", "nan"), "line 2: a score is not finite"),
+        (f"{','.join(HEAD)},x,y\n" + ROW.replace("-0.5", "high"), "line 2: a score is no number"),
+        (f'{",".join(HEAD)},x,y\n"a.png', "its end is missing"),
+    ],
+)
+def test_tables_that_no_evaluation_wrote_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "scores.csv").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read_scores(tmp_path)
+
+
+def test_the_file_is_a_table_for_any_program(whole: bytes) -> None:
+    rows = list(csv.DictReader(whole.decode().splitlines(keepends=True)))
+    assert len(rows) == N
+    assert set(rows[0]) == {*HEAD, "edema", "effusion"}
+    assert float(rows[0]["edema"]) == pytest.approx(Z[0, 0] + BATCH * 1e-4 - 1e-4, abs=2e-4)
+
+
+def test_no_scores_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="can't be opened"):
+        read_scores(tmp_path)

@@ -100,7 +100,8 @@ def watched(command: list[object], rows: int, folder: Path) -> float:
     peaks = (0.0, 0.0)
     while process.poll() is None:
         time.sleep(1)
-        peaks = memory(process.pid) or peaks
+        found = memory(process.pid) or peaks  # of an ended process: zeros
+        peaks = max(peaks[0], found[0]), max(peaks[1], found[1])
         if not early and lines(folder) > rows / 10:
             early = True
             print(f"at a tenth: process {peaks[0]:.0f} MiB, reader {peaks[1]:.0f} MiB")

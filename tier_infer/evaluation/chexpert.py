@@ -158,7 +158,10 @@ def forms(path: str) -> tuple[str, ...]:
 
 def _images(root: Path, form: int, path: str, unit: str) -> Iterator[tuple[str, str]]:
     """Names as the table has or would have them, and where they are below the root."""
-    where = forms(path)[form]
+    found = forms(path)
+    # The table may have rows of another prefix: each looks for its own where the form misses it.
+    ways = (found[form], *found)
+    where = next((way for way in ways if os.path.exists(root / way)), found[form])
     if unit == PATH:
         yield path, where
     else:

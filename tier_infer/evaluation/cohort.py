@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +14,8 @@ from numpy.typing import NDArray
 
 from tier_infer.errors import UsageError
 from tier_infer.label_sets import column_id
+
+NO_PATIENTS = "patients unknown: images are resampled, so intervals may be too narrow"
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,18 @@ class Cohort:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # column → N values
     texts: tuple[str, ...] = ()  # N reports; empty where the dataset has none
     masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # label id → N places
+    odd: Mapping[str, int] = field(default_factory=dict)  # id of a column of other cells → a line
 
     def __len__(self) -> int:
         return len(self.cases)
 
     def truth_of(self, label: str) -> NDArray[np.float32]:
-        """[N]; UsageError for a label that the dataset does not know."""
+        """[N]; UsageError for a label that the dataset does not know, or has with other cells."""
+        if label in self.odd:
+            raise UsageError(
+                f"{self.name} line {self.odd[label]}: {label} must be 1, 0 or empty (empty means "
+                "unknown); mend the column, or ask for others with --labels"
+            )
         if label not in self.labels:
             raise UsageError(
                 f"{self.name} has no column for {label}; it has {', '.join(self.labels)}"
@@ -83,9 +93,10 @@ def cohort_of(
     groups: Mapping[str, tuple[str, ...]] | None = None,
     texts: Sequence[str] = (),
     masks: Mapping[str, tuple[str, ...]] | None = None,
+    odd: Mapping[str, int] | None = None,
 ) -> Cohort:
-    """A cohort with its digest. UsageError where no row is left, and for two columns or two images
-    of one name."""
+    """A cohort with its digest. UsageError where no row is left, for two columns of one name, and
+    for two images of one name or place."""
     if not cases:
         rules = "; ".join(f"{n} {rule}" for rule, n in (left_out or {}).items())
         raise UsageError(f"{name} has no row{f' of split {split}' if split else ''}: {rules}")
@@ -93,25 +104,54 @@ def cohort_of(
     twice = [c for c, i in zip(columns, labels, strict=True) if labels.count(i) > 1]
     if twice:
         raise UsageError(f"{name}: columns {', '.join(map(repr, twice))} are no distinct names")
-    seen: dict[str, int] = {}
-    for case in cases:
-        if seen.setdefault(case.image_path, case.line) != case.line:
-            raise UsageError(
-                f"{name} lines {seen[case.image_path]} and {case.line} name the same image"
-            )
+    _refuse_twins(name, cases)
+    if not any(case.patient for case in cases):
+        notes = (*notes, NO_PATIENTS)
     return Cohort(
         kind, name, root, split, tuple(cases), labels, tuple(columns), truth,
         digest(cases, labels, truth), dict(left_out or {}), tuple(notes), dict(groups or {}),
-        tuple(texts), dict(masks or {}),
+        tuple(texts), dict(masks or {}), dict(odd or {}),
     )  # fmt: skip
+
+
+def _refuse_twins(name: str, cases: Sequence[Case]) -> None:
+    """A film that counts twice makes every interval too narrow."""
+    paths: dict[str, Case] = {}
+    places: dict[str, Case] = {}
+    for case in cases:
+        first = paths.setdefault(case.image_path, case)
+        if first is case and ".." not in case.place:  # what is before `..` may be a link
+            first = places.setdefault(posixpath.normpath(case.place), case)
+        if first is not case:
+            raise UsageError(f"{name} lines {first.line} and {case.line} name the same image")
 
 
 def digest(cases: Sequence[Case], labels: Sequence[str], truth: NDArray[np.float32]) -> str:
     """Of what a figure depends on beside the pixels: names, patients, studies, views and truth."""
-    found = hashlib.sha256("\0".join(labels).encode())
+    found = hashlib.sha256(_framed(str(len(cases)), str(len(labels)), *labels))
     for case in cases:
-        row = (case.image_path, case.patient, case.study, case.view)
-        found.update("\0".join(row).encode("utf-8", "surrogateescape") + b"\n")
+        found.update(_framed(case.image_path, case.patient, case.study, case.view))
     known = np.where(np.isnan(truth), np.float32(-1), truth).astype("<f4")
     found.update(np.ascontiguousarray(known).tobytes())
     return found.hexdigest()
+
+
+def files_digest(cohort: Cohort) -> str:
+    """Of the image files without reading them: their places, sizes and times of change; one that
+    is missing has the size -1. The root is no part of it, so a copy that keeps the times is
+    the same."""
+    found = hashlib.sha256()
+    for case in cohort.cases:
+        try:
+            there = os.stat(cohort.root / case.place)
+            row = (case.place, str(there.st_size), str(there.st_mtime_ns))
+        except (OSError, ValueError):
+            row = (case.place, "-1", "-1")
+        found.update(_framed(*row))
+    return found.hexdigest()
+
+
+def _framed(*texts: str) -> bytes:
+    """Each with its length before it, so that no two rows of texts give the same bytes."""
+    coded = [text.encode("utf-8", "surrogateescape") for text in texts]
+    return b"".join(b"%d:%s" % (len(text), text) for text in coded)

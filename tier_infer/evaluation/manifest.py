@@ -7,23 +7,32 @@ split        optional, any words
 view         optional: AP, PA or frontal, LL, RL or lateral, and such words; empty means unknown
 text         optional: the image's own report
 any other    a label where its cells are 1, 0 or empty (unknown, not negative), else to group by
+
+Ids and dates under other names are never labels nor groups.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from tier_infer.errors import UsageError
 from tier_infer.evaluation.cohort import Case, Cohort, cohort_of
-from tier_infer.evaluation.places import lacks_split, split_name, view_name
+from tier_infer.evaluation.id_columns import is_secret, names_nobody, unit_of
+from tier_infer.evaluation.places import (
+    lacks_split,
+    resolved,
+    same_patient,
+    split_name,
+    view_name,
+)
 from tier_infer.label_sets import column_id
 from tier_infer.tables import Lines, read_csv
 
 KNOWN = ("image_path", "patient_id", "study_id", "split", "view", "text", "intensity")
-SECRET = ("image_path", "patient_id", "study_id", "text")  # never the name of a group
+UNITS = ("patient_id", "study_id")
+SECRET = ("image_path", "text", *UNITS)  # never the name of a group
 VALUES = {"": np.nan, "0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0}
 
 
@@ -31,18 +40,23 @@ def read_manifest(path: Path, split: str | None) -> Cohort:
     """Raises UsageError for a CSV that could be understood in two ways; messages name lines."""
     _, columns, lines = read_csv(path, ("image_path",))
     name = f"{path.parent.resolve().name}/{path.name}"
-    labels = [c for c in columns if c not in KNOWN and _is_label(path, c, lines)]
+    _refuse_other_ids(path, columns)
+    others = [c for c in columns if c not in KNOWN and column_id(c) and not is_secret(c)]
+    odd = {c: _odd_line(path, c, lines) for c in others}
+    labels = [c for c in others if not odd[c]]
+    ids = {column_id(c) for c in labels}
+    cases = [_case(path, n, cells) for n, cells in lines]
+    _refuse_twins(path, cases)  # before one of a pair goes with its split
     if split is not None:
         if "split" not in columns:
             raise UsageError(f"{path} has no split column; leave --split out")
         present = {split_name(cells["split"]) for _, cells in lines}
-        lines = [(n, cells) for n, cells in lines if split_name(cells["split"]) == split]
-        if not lines:
+        kept = [i for i, (_, cells) in enumerate(lines) if split_name(cells["split"]) == split]
+        if not kept:
             raise lacks_split(str(path), split, present)
+        lines, cases = [lines[i] for i in kept], [cases[i] for i in kept]
     truth = [[VALUES[cells[c].strip()] for c in labels] for _, cells in lines]
-    cases = [_case(path, n, cells) for n, cells in lines]
-    _refuse_twins(path, cases)
-    grouped = [c for c in columns if c and c not in SECRET]
+    grouped = [c for c in columns if c and c not in SECRET and not is_secret(c)]
     groups = {c: tuple(cells[c].strip() for _, cells in lines) for c in grouped}
     if "folder" not in groups:
         groups["folder"] = tuple(Path(case.image_path).parent.name for case in cases)
@@ -50,13 +64,23 @@ def read_manifest(path: Path, split: str | None) -> Cohort:
         "manifest", name, path.parent, split or "", cases, labels,
         np.array(truth, np.float32).reshape(len(cases), len(labels)), groups=groups,
         texts=[cells["text"].strip() for _, cells in lines] if "text" in columns else (),
+        odd={i: odd[c] for c in others if odd[c] and (i := column_id(c)) not in ids},
     )  # fmt: skip
 
 
-def _is_label(path: Path, column: str, lines: Lines) -> bool:
-    """All filled cells are 1 or 0; where only most of them are, the odd one is an error."""
-    if not column_id(column):  # no letter in it: a row counter
-        return False
+def _refuse_other_ids(path: Path, columns: list[str]) -> None:
+    for column in columns:
+        unit = unit_of(column)
+        if unit and unit not in columns:
+            what = "a patient" if unit == UNITS[0] else "a study"
+            raise UsageError(
+                f"{path}: column {column!r} seems to name {what}; call it {unit}, or leave it out"
+            )
+
+
+def _odd_line(path: Path, column: str, lines: Lines) -> int:
+    """0 for a label: all filled cells are 1 or 0. Else the first other one's line, and an error
+    where most cells are a label's."""
     odd = [n for n, cells in lines if cells[column].strip() not in VALUES]
     filled = sum(bool(cells[column].strip()) for _, cells in lines)
     if odd and 2 * len(odd) <= filled:
@@ -64,14 +88,15 @@ def _is_label(path: Path, column: str, lines: Lines) -> bool:
             f"{path} line {odd[0]}: {column} must be 1, 0 or empty (empty means unknown), as in "
             "most rows; if it is no label, leave the column out"
         )
-    return not odd
+    return odd[0] if odd else 0
 
 
 def _refuse_twins(path: Path, cases: list[Case]) -> None:
     """Nor `a.png` and `./a.png`: a film that counts twice makes every interval too narrow."""
     seen: dict[str, int] = {}
-    for case in cases:
-        first = seen.setdefault(case.place, case.line)
+    places = resolved(path.parent, (case.place for case in cases))
+    for case, place in zip(cases, places, strict=True):
+        first = seen.setdefault(place, case.line)
         if first != case.line:
             raise UsageError(f"{path} lines {first} and {case.line} name the same image")
 
@@ -86,6 +111,12 @@ def _case(path: Path, line: int, cells: dict[str, str]) -> Case:
         )
     if not image or "\0" in image:
         raise UsageError(f"{path} line {line}: image_path is empty or no path")
-    place = os.path.normpath(image)  # the user's own table may point anywhere
-    who, study = cells.get("patient_id", "").strip(), cells.get("study_id", "").strip()
-    return Case(image, place, who, study, view, line)
+    who, study = (cells.get(unit, "").strip() for unit in UNITS)
+    for unit, cell in zip(UNITS, (who, study), strict=True):
+        if names_nobody(cell):
+            raise UsageError(
+                f"{path} line {line}: {unit} is a word for a missing one (nan, N/A, NULL, none, …);"
+                " leave the cell empty where it is not known"
+            )
+    # The place as written: what stands before `..` may be a link.
+    return Case(image, image, same_patient(who), study, view, line)

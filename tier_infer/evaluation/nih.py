@@ -1,7 +1,7 @@
 """NIH ChestX-ray14: findings mined from reports, 112,120 frontal images.
 
 ROOT/Data_Entry_2017.csv or Data_Entry_2017_v2020.csv     Finding Labels are separated by |
-ROOT/images/….png, or ROOT/images_001/images/….png …
+ROOT/images/….png, or ROOT/images_001/….png …, or ROOT/images_001/images/….png …
 ROOT/test_list.txt, ROOT/train_val_list.txt
 
 A finding that a row does not name is absent. `Effusion` is asked as pleural effusion, which it is.
@@ -9,7 +9,7 @@ A finding that a row does not name is absent. `Effusion` is asked as pleural eff
 
 from __future__ import annotations
 
-import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from tier_infer.big_tables import read_table
 from tier_infer.errors import UsageError
 from tier_infer.evaluation.cohort import Case, Cohort, cohort_of
-from tier_infer.evaluation.places import inside, lacks_split, pictures_in
+from tier_infer.evaluation.places import inside, lacks_split, pictures_in, same_patient
 
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 LISTS = {"test": "test_list.txt", "train_val": "train_val_list.txt"}
@@ -29,12 +29,13 @@ FINDINGS = (
 )  # fmt: skip
 NAMES = {"Effusion": "Pleural Effusion"}  # what prompt sets call it
 GROUPS = ("View Position", "Patient Gender", "Patient Sex")
+FOLDER = re.compile(r"images(_0\d\d)?")  # another, as images_small, holds other pictures
 NO_LIST = "no test_list.txt: all rows are evaluated, those that others train on among them"
 
 
 def read_nih(root: Path, split: str | None) -> Cohort:
     """split: test (the default where its list is present) or train_val. UsageError by line for a
-    word that is no finding of the dataset."""
+    word that is no finding of the dataset, for an image in both lists or in two folders."""
     table = next((root / name for name in TABLES if (root / name).is_file()), None)
     if table is None:
         raise UsageError(f"{root} holds neither {' nor '.join(TABLES)}")
@@ -42,7 +43,14 @@ def read_nih(root: Path, split: str | None) -> Cohort:
     if split not in (None, *present):
         raise lacks_split(f"NIH/{table.name}", str(split), present)
     split = split or ("test" if "test" in present else None)
-    listed = _listed(root / LISTS[split]) if split else None
+    lists = {s: _listed(root / LISTS[s]) for s in present}
+    both = set.intersection(*lists.values()) if len(lists) == len(LISTS) else ()
+    if both:
+        raise UsageError(
+            f"{root}: {len(both)} images stand in both {' and '.join(LISTS.values())}; scores on "
+            "such a split would be too good, fetch both lists again"
+        )
+    listed = lists[split] if split else None
     columns, lines = read_table(table, COLUMNS, nameless=True)
     image, labels, follow_up, patient, view = map(columns.index, COLUMNS)
     groups = {g: columns.index(g) for g in GROUPS if g in columns}
@@ -58,7 +66,7 @@ def read_nih(root: Path, split: str | None) -> Cohort:
                 f"{table} line {line}: Finding Labels must be names of {', '.join(FINDINGS)} "
                 "separated by |, or No Finding alone"
             )
-        who = cells[patient].strip()
+        who = same_patient(cells[patient].strip())
         study = f"{who}/{cells[follow_up].strip()}" if who else ""
         side = "frontal" if cells[view].strip() in ("PA", "AP") else ""
         place = f"{at.get(name, 'images')}/{name}"
@@ -77,18 +85,22 @@ def read_nih(root: Path, split: str | None) -> Cohort:
 
 def _listed(path: Path) -> set[str]:
     try:
-        names = {line.strip() for line in path.read_text(encoding="utf-8").splitlines()}
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         raise UsageError(f"{path} can't be read as a list of image names") from None
-    return names - {""}
+    return {line.strip().rpartition("/")[2] for line in lines} - {""}
 
 
 def _folders(root: Path) -> dict[str, str]:
     """Image name → its folder; the twelve archives unpack to as many folders, or into one."""
     found: dict[str, str] = {}
-    for outer in sorted(d.name for d in root.glob("images*") if d.is_dir()):
-        for folder in (outer, f"{outer}/images"):
-            if os.path.isdir(root / folder):
-                for name in pictures_in(root / folder):
-                    found.setdefault(name, folder)
+    for outer in sorted(d.name for d in root.glob("images*") if FOLDER.fullmatch(d.name)):
+        inner = [f"{outer}/images"] if outer != "images" else []
+        for folder in (outer, *inner):
+            for name in pictures_in(root / folder):
+                if found.setdefault(name, folder) != folder:
+                    raise UsageError(
+                        f"{root}: an image lies in {found[name]} and in {folder}; leave one of "
+                        "the two"
+                    )
     return found

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import os
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,13 +33,13 @@ VIEWS = {"PA": "frontal", "AP": "frontal", "AP_horizontal": "frontal", "L": "lat
 GROUPS = ("Projection", "PatientSex_DICOM", "Pediatric")
 OTHERS, EMPTY = "not labelled by a physician", "Labels is empty"
 NAN = ("", "nan", "NaN")  # as the table writes them, and as a spreadsheet or pandas does again
-TRIED = 100  # rows whose images are looked for in a flat folder
+TRIED = 100  # rows whose images are looked for, and the first of each ImageDir
 MAX_LABELS = 10_000  # characters of one list; the longest has 400
 
 
 def read_padchest(place: Path, split: str | None) -> Cohort:
-    """`place`: the root or the table. Raises UsageError for another table or split, and by line for
-    a list that is none and an image outside the root."""
+    """`place`: the root or the table. Raises UsageError for another table or split, for images in
+    two places, and by line for a list that is none and an image outside the root."""
     if split not in (None, SPLIT):
         raise lacks_split("PadChest", str(split), (SPLIT,))
     table = place if place.is_file() else _table(place)
@@ -49,7 +50,7 @@ def read_padchest(place: Path, split: str | None) -> Cohort:
     left_out: Counter[str] = Counter()
     cases, truth, kept = [], [], []
     for line, cells in lines:
-        reason = OTHERS if cells[method] != "Physician" else ""
+        reason = OTHERS if cells[method].strip().casefold() != SPLIT else ""
         reason = reason or (EMPTY if cells[labels].strip() in NAN else "")
         if reason:
             left_out[reason] += 1
@@ -63,11 +64,7 @@ def read_padchest(place: Path, split: str | None) -> Cohort:
         truth.append([name in found for name in findings])
         kept.append([cells[i] for i in groups.values()])
     root, flat = _images(table.parent, cases)
-    if flat:
-        cases = [
-            Case(c.image_path, c.place.rpartition("/")[2], c.patient, c.study, c.view, c.line)
-            for c in cases
-        ]
+    cases = [replace(case, place=_place(case, flat)) for case in cases]
     return cohort_of(
         "padchest", f"PadChest/{table.name}", root, SPLIT, cases, findings,
         np.array(truth, np.float32), left_out,
@@ -100,15 +97,27 @@ def _table(root: Path) -> Path:
 
 
 def _images(root: Path, cases: list[Case]) -> tuple[Path, bool]:
-    """The folder that the images lie below, and whether they lie in it without ImageDir. A folder
-    that holds none is taken for the release's own layout; each image is then missed by name."""
-    bases = [root, *sorted(d for d in root.glob("images*") if d.is_dir())]
-    folders = {case.place.partition("/")[0] for case in cases}
-    for base in bases:
-        if any((base / folder).is_dir() for folder in folders):
-            return base, False
-    for base in bases:
-        names = [case.place.rpartition("/")[2] for case in cases[:TRIED]]
-        if any(os.path.exists(base / name) for name in names):
-            return base, True
-    return root, False
+    """The folder that the images lie below, and whether they lie in it without ImageDir. Where none
+    is found the release's own layout is taken, and each image is missed by name.
+
+    UsageError for two such folders: they may hold other sizes of the images, or parts of them.
+    """
+    first = {case.place.partition("/")[0]: case for case in reversed(cases)}
+    tried = [*cases[:TRIED], *first.values()]
+    found = [
+        (base, flat)
+        for base in (root, *sorted(d for d in root.glob("images*") if d.is_dir()))
+        for flat in (False, True)
+        if any(os.path.exists(base / _place(case, flat)) for case in tried)
+    ]
+    if len(found) > 1:
+        layouts = [f"{base}{'' if flat else '/{ImageDir}'}" for base, flat in found]
+        raise UsageError(
+            f"images of PadChest lie in {' and in '.join(layouts)}; leave those that are meant, "
+            "below one folder"
+        )
+    return found[0] if found else (root, False)
+
+
+def _place(case: Case, flat: bool) -> str:
+    return case.place.rpartition("/")[2] if flat else case.place

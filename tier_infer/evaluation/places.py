@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tier_infer.errors import UsageError
@@ -37,6 +37,23 @@ def view_name(text: str) -> str | None:
         if re.fullmatch(pattern, word):
             return name
     return None
+
+
+def same_patient(name: str) -> str:
+    """One spelling each: a spreadsheet makes 7 or 7.0 of 007."""
+    number = re.fullmatch(r"0*(\d+)(\.0+)?", name, re.ASCII)
+    return number[1] if number else name.casefold()
+
+
+def resolved(root: Path, places: Iterable[str]) -> Iterator[str]:
+    """Where each file is, by its folder's real path: `a.png`, `./a.png` and its absolute path are
+    one, `link/../a.png` may be another. Links of files are names of their own, as in an annex."""
+    folders: dict[str, str] = {}
+    for place in places:
+        folder, name = os.path.split(os.path.join(root, place))
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        yield os.path.join(folders[folder], name)
 
 
 def lacks_split(name: str, split: str, present: Iterable[str]) -> UsageError:

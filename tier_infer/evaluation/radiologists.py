@@ -26,7 +26,7 @@ def read_radiologists(folder: Path, cohort: Cohort) -> dict[str, NDArray[np.floa
     """Name of the file → decisions [N, L], 1, 0 or NaN: rows and columns of the cohort's truth.
 
     Raises UsageError for a folder without such a file, for one that decides on nothing of the
-    cohort, and by line for a table that is odd.
+    cohort or is the truth itself, and by line for a table that is odd.
     """
     found = {}
     for path, decisions in _files(folder):
@@ -35,6 +35,12 @@ def read_radiologists(folder: Path, cohort: Cohort) -> dict[str, NDArray[np.floa
         table = np.array(rows, np.float32)
         if np.isnan(table).all():
             raise UsageError(f"{path} decides on no study and label of {cohort.name}")
+        known = ~np.isnan(cohort.truth) & ~np.isnan(table).all(axis=0)  # [N, L]
+        if known.any() and (table[known] == cohort.truth[known]).all():
+            raise UsageError(
+                f"{path} is the truth of {cohort.name} itself, no radiologist's decisions; move it "
+                "elsewhere"
+            )
         found[path.stem] = table
     return found
 
@@ -42,11 +48,15 @@ def read_radiologists(folder: Path, cohort: Cohort) -> dict[str, NDArray[np.floa
 def radiologist_notes(folder: Path, cohort: Cohort) -> tuple[str, ...]:
     """Who decided on how many studies of the cohort, and what stands on one side only."""
     studies = {case.study for case in cohort.cases if case.study}
-    return tuple(
-        f"{path.stem}: {len(studies & set(decisions))} of {len(studies)} studies of the cohort; "
-        f"{len(set(decisions) - studies)} of the file are not in it"
-        for path, decisions in _files(folder)
-    )
+    labels = set(cohort.labels)
+    notes = []
+    for path, decisions in _files(folder):
+        decided = {study for study, known in decisions.items() if labels & set(known)}
+        notes.append(
+            f"{path.stem}: {len(studies & decided)} of {len(studies)} studies of the cohort; "
+            f"{len(set(decisions) - studies)} of the file are not in it"
+        )
+    return tuple(notes)
 
 
 def _files(folder: Path) -> list[tuple[Path, Decisions]]:
@@ -63,6 +73,10 @@ def _decisions(path: Path) -> Decisions:
     columns, lines = read_table(path, (STUDY,))
     at = columns.index(STUDY)
     labels = [(i, column_id(c)) for i, c in enumerate(columns) if i != at]
+    ids = [label for _, label in labels]
+    twice = sorted({label for label in ids if ids.count(label) > 1})
+    if twice:
+        raise UsageError(f"{path} has two columns for {', '.join(twice)}; leave one of them out")
     decisions: Decisions = {}
     for line, cells in lines:
         study = "/".join(cells[at].split("/")[-2:])  # CheXpert-v1.0/test/patient64741/study1

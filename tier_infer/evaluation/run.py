@@ -37,6 +37,7 @@ from tier_infer.evaluation.operating import (
     radiologists_section,
 )
 from tier_infer.evaluation.other import Other, read_other
+from tier_infer.evaluation.places import resolved
 from tier_infer.evaluation.radiologists import radiologist_notes, read_radiologists
 from tier_infer.evaluation.remarks import remarks_of
 from tier_infer.evaluation.scores import Scorer, ScoreTable, plan_of, score_cohort
@@ -130,13 +131,25 @@ def evaluate(
 
 
 def covered(cohort: Cohort, labels: Mapping[str, Any] | list[str]) -> list[str]:
-    """Those of a set's labels that the dataset knows; UsageError where there is none."""
+    """Those of a set's labels that the dataset knows. UsageError where there is none, and for a
+    column of that name whose cells are no truth."""
+    for label in cohort.odd:
+        if label in labels:
+            cohort.truth_of(label)
     found = [label for label in labels if label in cohort.labels]
     if not found:
         raise UsageError(
             f"{cohort.name} has none of the set's labels as a column: {', '.join(labels)}"
         )
     return found
+
+
+def lacking(cohort: Cohort, labels: Mapping[str, Any] | list[str]) -> tuple[str, ...]:
+    """A note that names those of a set's labels that the dataset lacks; none where it has all."""
+    without = [label for label in labels if label not in cohort.labels]
+    if not without:
+        return ()
+    return (f"no truth for {len(without)} of the set's {len(labels)} labels: {', '.join(without)}",)
 
 
 def _check(cohort: Cohort, scorer: Scorer, plan: Plan) -> _Given:
@@ -172,12 +185,20 @@ def _check_apart(cohort: Cohort, validation: Cohort) -> None:
     here = {case.patient for case in cohort.cases if case.patient}
     patients = len(here & {case.patient for case in validation.cases if case.patient})
     paths = {case.image_path for case in cohort.cases}
-    images = len(paths & {case.image_path for case in validation.cases})
+    places = set(_places(cohort))
+    images = sum(
+        case.image_path in paths or place in places
+        for case, place in zip(validation.cases, _places(validation), strict=True)
+    )
     if patients or images:
         raise UsageError(
             f"{cohort.name} and {validation.name} share {patients} patients and {images} images; "
             "choose thresholds on another split"
         )
+
+
+def _places(cohort: Cohort) -> Iterator[str]:
+    return resolved(cohort.root, (case.place for case in cohort.cases))
 
 
 def _bare(label: str) -> str:
@@ -197,13 +218,12 @@ def _head(
     cohort: Cohort, scorer: Scorer, plan: Plan, table: ScoreTable, units: Units
 ) -> dict[str, Any]:
     """What was evaluated, on what, and what was left out (the tuple of an honest claim)."""
-    asked = plan_of(cohort, scorer)
     return {
         "schema": SCHEMA,
         "notice": NOTICE,
-        "model": asked["model"],
-        "geometry": asked["geometry"],
-        "intensity": asked["intensity"],
+        "model": scorer.identity,
+        "geometry": scorer.presets.geometry.name,
+        "intensity": scorer.presets.intensity,
         "dataset": _dataset(cohort),
         "images": _images(table),
         "protocol": {"name": plan.protocol, "units": len(units), "left_out": units.left_out},

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from tier_infer.engine import BATCH
 from tier_infer.errors import UsageError
-from tier_infer.evaluation.cohort import Cohort
+from tier_infer.evaluation.cohort import Cohort, files_digest
 from tier_infer.files import write_atomic
 from tier_infer.reader import Reader
 from tier_infer.scoring import Crop, ImageResult, Presets, crops_of
@@ -66,7 +66,7 @@ class ScoreTable:
 
 
 def plan_of(cohort: Cohort, scorer: Scorer) -> dict[str, Any]:
-    """What decides every row of scores.csv, but for the content of the image files."""
+    """What decides every row of scores.csv. Of the image files it knows sizes and times."""
     return {
         "schema": "tier-evaluate-plan/1",
         "dataset": {
@@ -75,6 +75,7 @@ def plan_of(cohort: Cohort, scorer: Scorer) -> dict[str, Any]:
             "split": cohort.split,
             "images": len(cohort),
             "sha256": cohort.sha256,
+            "files": files_digest(cohort),
         },
         "geometry": scorer.presets.geometry.name,
         "intensity": scorer.presets.intensity,
@@ -166,10 +167,21 @@ def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
         ) from None
     if before != plan:
         found = before if isinstance(before, dict) else {}
+        if _but_files(found) == _but_files(plan):
+            raise UsageError(
+                f"{folder} holds scores from before images of {plan['dataset']['name']} changed, "
+                "came or went; name another folder, or remove this one to score all again"
+            )
         other = next(key for key in {**plan, **found} if plan.get(key) != found.get(key))
         raise UsageError(
             f"{folder} holds scores of another evaluation, its {other} differs; name another folder"
         )
+
+
+def _but_files(plan: dict[str, Any]) -> dict[str, Any]:
+    dataset = plan.get("dataset")
+    known = dataset if isinstance(dataset, dict) else {}
+    return {**plan, "dataset": {key: known[key] for key in known if key != "files"}}
 
 
 def _keep_whole_blocks(path: Path, cohort: Cohort, labels: tuple[str, ...]) -> int:

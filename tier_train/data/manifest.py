@@ -14,11 +14,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import posixpath
-import re
 from pathlib import Path
 
 from tier_infer.errors import RefusedImage, UsageError
-from tier_infer.evaluation.places import view_name
+from tier_infer.evaluation.places import same_patient, view_name
 from tier_infer.images import load_image
 from tier_infer.intensity import PRESETS, looks_equalised
 from tier_infer.label_sets import column_id
@@ -99,19 +98,13 @@ def _check_splits(table: Lines) -> None:
             )
         if not patient:
             raise UsageError(f"manifest line {number}: patient_id is empty")
-        first_split, first_line = seen.setdefault(_same_patient(patient), (split, number))
+        first_split, first_line = seen.setdefault(same_patient(patient), (split, number))
         if first_split != split:  # the id itself is not printed
             raise UsageError(
                 f"one patient stands in two splits: {first_split} in line {first_line}, "
                 f"{split} in line {number}; scores on such a split would be too good (ids that "
                 "differ only in case, leading zeros or .0 are one patient's)"
             )
-
-
-def _same_patient(name: str) -> str:
-    """A spreadsheet makes 7 or 7.0 of 007."""
-    number = re.fullmatch(r"0*(\d+)(\.0+)?", name, re.ASCII)
-    return number[1] if number else name.casefold()
 
 
 def _check_images(table: Lines) -> None:

@@ -104,6 +104,25 @@ def test_one_digest_for_all_spellings_of_a_split(tmp_path: Path) -> None:
     assert len(found) == 1
 
 
+def test_every_row_finds_its_own_prefix(tmp_path: Path) -> None:
+    """Tables are put together of releases; the first row's prefix is not the others'."""
+    table = trees.chexpert(tmp_path / "data")
+    lines = table.read_text().splitlines()
+    lines[2] = lines[2].replace("CheXpert-v1.0/", "")
+    lines[3] = lines[3].replace("CheXpert-v1.0/", "CheXpert-v1.0-small/")
+    table.write_text("\n".join(lines) + "\n")
+    check(open_cohort(f"chexpert:{table}"))
+
+
+@pytest.mark.parametrize("prefix", ["CheXpert-v1.0-small/", "", "CheXpert-v1.0/./"])
+def test_one_file_under_two_names_is_refused(tmp_path: Path, prefix: str) -> None:
+    table = trees.chexpert(tmp_path / "data")
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines, lines[1].replace("CheXpert-v1.0/", prefix, 1)]) + "\n")
+    with pytest.raises(UsageError, match="lines 2 and 6 name the same image"):
+        open_cohort(f"chexpert:{table}")
+
+
 def test_missing_images_stay_cases(tmp_path: Path) -> None:
     table = trees.chexpert(tmp_path)
     (tmp_path / "test" / trees.CHEXPERT_IMAGES[0][0]).unlink()

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.infer.evaluation import trees
 from tier_infer.errors import UsageError
+from tier_infer.evaluation.cohort import Case, digest
 from tier_infer.evaluation.datasets import KINDS, READERS, open_cohort
 
 
@@ -51,6 +53,28 @@ def test_ids_are_no_groups(stock: Path, kind: str) -> None:
     assert not ids & shown
     told = " ".join((*cohort.notes, *cohort.left_out, cohort.name, cohort.split))
     assert not any(re.search(rf"\b{re.escape(v)}\b", told) for v in ids if len(v) > 2)
+
+
+def test_cohorts_that_differ_have_digests_that_differ() -> None:
+    """Where one name ends and the next begins is part of it, and where labels end."""
+    none = np.zeros((1, 0), np.float32)
+    one = np.ones((1, 1), np.float32)
+
+    def of(columns: tuple[str, ...], truth: NDArray[np.float32], *names: str) -> str:
+        return digest([Case(names[0], "", *names[1:], 2)], columns, truth)
+
+    found = [
+        of(("edema",), one, "1.png", "", "", ""),
+        of(("edema1",), one, ".png", "", "", ""),
+        of(("edema",), one, "1.png", "a\0b", "", ""),
+        of(("edema",), one, "1.png", "a", "b", ""),
+        of(("edema",), one, "1.png", "a", "", "b"),
+        of((), none, "1.png", "", "", ""),
+        of(("",), none, "1.png", "", "", ""),
+        digest([], ("edema",), one),
+        digest([], ("edema",), one.reshape(1, 1)[:0]),
+    ]
+    assert len(set(found)) == len(found)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.infer.evaluation.trees import picture
 from tier_infer.errors import UsageError
-from tier_infer.evaluation.cohort import Cohort
+from tier_infer.evaluation.cohort import NO_PATIENTS, Cohort
 from tier_infer.evaluation.datasets import open_cohort
+from tier_infer.evaluation.run import covered
 
 NAN = np.nan
 TABLE = """image_path,patient_id,study_id,split,view,text,Edema,lung mass,ward,visits,,seen
@@ -41,8 +43,7 @@ def test_every_column_finds_its_use(tmp_path: Path, excel: bool) -> None:
     assert [case.image_path for case in cohort.cases] == [
         "a/1.png", "a/2.png", "b/3.dcm", "./b/4.jpg",
     ]  # fmt: skip
-    assert cohort.cases[3].place == "b/4.jpg"
-    assert [case.patient for case in cohort.cases] == ["p1", "p1", "", "007"]
+    assert [case.patient for case in cohort.cases] == ["p1", "p1", "", "7"]
     assert [case.study for case in cohort.cases] == ["s1", "s1", "", "s 3"]
     assert [case.view for case in cohort.cases] == ["frontal", "frontal", "lateral", ""]
     assert [case.line for case in cohort.cases] == [2, 3, 4, 5]
@@ -66,6 +67,7 @@ def test_a_split_by_any_of_its_names(tmp_path: Path) -> None:
 def test_a_minimal_table(tmp_path: Path) -> None:
     cohort = read(tmp_path, "image_path,edema\na.png,1\n")
     assert (cohort.texts, cohort.left_out, cohort.split) == ((), {}, "")
+    assert cohort.notes == (NO_PATIENTS,)
     (case,) = cohort.cases
     assert (case.patient, case.study, case.view) == ("", "", "")
     assert set(cohort.groups) == {"edema", "folder"}
@@ -103,6 +105,100 @@ def test_a_table_of_ones_own_may_point_anywhere(tmp_path: Path) -> None:
     cohort = read(tmp_path, f"image_path,edema\n../a.png,1\n{tmp_path}/b.png,0\n")
     assert [case.image_path for case in cohort.cases] == ["../a.png", f"{tmp_path}/b.png"]
     assert cohort.root / cohort.cases[1].place == tmp_path / "b.png"
+
+
+def test_what_stands_before_two_dots_may_be_a_link(tmp_path: Path) -> None:
+    """link/../a.png is inner/a.png, where link leads to inner/deep."""
+    for place in ("a.png", "inner/a.png", "inner/deep/b.png"):
+        picture(tmp_path / place)
+    (tmp_path / "link").symlink_to(tmp_path / "inner/deep")
+    head = "image_path,edema\n"
+    cohort = read(tmp_path, f"{head}link/../a.png,1\na.png,0\n")
+    there = [(cohort.root / case.place).resolve() for case in cohort.cases]
+    assert there == [tmp_path.resolve() / "inner/a.png", tmp_path.resolve() / "a.png"]
+    for twin in ("inner/a.png", f"{tmp_path}/inner/a.png", "inner//deep/../a.png"):
+        with pytest.raises(UsageError, match="lines 2 and 3 name the same image"):
+            read(tmp_path, f"{head}link/../a.png,1\n{twin},0\n")
+
+
+def test_a_twin_in_another_split_is_refused(tmp_path: Path) -> None:
+    text = "image_path,split,edema\n./a.png,val,1\na.png,test,1\nb.png,test,0\n"
+    with pytest.raises(UsageError, match="lines 2 and 3 name the same image"):
+        read(tmp_path, text, "test")
+
+
+def test_a_patient_has_one_spelling(tmp_path: Path) -> None:
+    """As in training: a spreadsheet makes 7 or 7.0 of 007."""
+    ids = ("007", "7", "7.0", "70", "Jo-1", "JO-1")
+    rows = "".join(f"{i}.png,{who},1\n" for i, who in enumerate(ids))
+    cohort = read(tmp_path, f"image_path,patient_id,edema\n{rows}")
+    assert [case.patient for case in cohort.cases] == ["7", "7", "7", "70", "jo-1", "jo-1"]
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "N/A", "NULL", "none", "<NA>", "unknown"])
+@pytest.mark.parametrize("column", ["patient_id", "study_id"])
+def test_a_word_for_a_missing_id_is_no_id(tmp_path: Path, word: str, column: str) -> None:
+    with pytest.raises(UsageError, match=f"line 3: {column} is a word for a missing one"):
+        read(tmp_path, f"image_path,{column},edema\na.png,1,1\nb.png,{word},0\n")
+
+
+@pytest.mark.parametrize(
+    ("column", "unit"),
+    [
+        *((name, "patient_id") for name in
+          ("patient", "PatientID", "Patient ID", "patient_number", "subject_id", "MRN",
+           "Anonymized Patient ID", "medical_record_number", "PID", "participant")),
+        *((name, "study_id") for name in
+          ("study", "StudyID", "study_instance_uid", "StudyInstanceUID", "accession",
+           "Accession Number", "exam_id")),
+    ],
+)  # fmt: skip
+def test_an_id_under_another_name_is_refused(tmp_path: Path, column: str, unit: str) -> None:
+    """As a label it would be asked, as a group printed, and intervals would not know of it."""
+    with pytest.raises(UsageError, match=f"'{column}' seems to name .*; call it {unit}, or leave"):
+        read(tmp_path, f"image_path,{column},edema\na.png,1,1\nb.png,0,0\n")
+    text = f"image_path,{unit},{column},edema\na.png,5,1,1\nb.png,6,0,0\n"
+    cohort = read(tmp_path, text)
+    assert cohort.labels == ("edema",)
+    assert set(cohort.groups) == {"edema", "folder"}
+
+
+@pytest.mark.parametrize(
+    "column", ["study_date", "StudyDate", "birth_date", "Year of birth", "DOB", "AcquisitionTime",
+               "SeriesInstanceUID", "dicom_id", "date"],
+)  # fmt: skip
+def test_dates_and_other_ids_are_no_groups(tmp_path: Path, column: str) -> None:
+    cohort = read(tmp_path, f"image_path,{column},edema\na.png,1,1\nb.png,0,0\n")
+    assert cohort.labels == ("edema",)
+    assert set(cohort.groups) == {"edema", "folder"}
+
+
+@pytest.mark.parametrize(
+    "column", ["pleural fluid", "patient_sex", "Patient Age Group", "study_type", "update",
+               "visits", "candidate", "rapid", "scanner"],
+)  # fmt: skip
+def test_a_name_that_only_looks_like_an_id_is_free(tmp_path: Path, column: str) -> None:
+    cohort = read(tmp_path, f"image_path,{column},edema\na.png,1,1\nb.png,0,0\n")
+    assert column in cohort.names
+    assert column in cohort.groups
+
+
+@pytest.mark.parametrize(
+    ("cells", "line"),
+    [(("True", "False", "True"), 2), (("", "1", "-1", "-1", "-1"), 4), (("nan", "nan", "1"), 2)],
+)
+def test_a_column_that_would_be_asked_is_not_dropped_silently(
+    tmp_path: Path, cells: tuple[str, ...], line: int
+) -> None:
+    rows = "".join(f"{i}.png,{cell},{i % 2}\n" for i, cell in enumerate(cells))
+    cohort = read(tmp_path, f"image_path,Edema,mass\n{rows}")
+    assert cohort.labels == ("mass",)
+    assert covered(cohort, ["mass", "nodule"]) == ["mass"]
+    words = f"mine.csv line {line}: edema must be 1, 0 or empty"
+    with pytest.raises(UsageError, match=words):
+        covered(cohort, ["mass", "edema"])
+    with pytest.raises(UsageError, match=words):
+        cohort.truth_of("edema")
 
 
 def test_the_odd_cell_counts_in_every_split(tmp_path: Path) -> None:

@@ -68,6 +68,47 @@ def test_another_word_is_refused_by_line(tmp_path: Path, found: str) -> None:
         open_cohort(f"nih:{tmp_path}")
 
 
+@pytest.mark.parametrize("layout", ["images_001", "images_012/images", "images"])
+def test_other_copies_of_the_images_are_not_read(tmp_path: Path, layout: str) -> None:
+    trees.nih(tmp_path)
+    for folder in ("images_000_thumb", "images_small/images", "images_1"):
+        trees.picture(tmp_path / folder / "00000003_000.png")
+    missing = open_cohort(f"nih:{tmp_path}").cases[2]
+    assert not (tmp_path / missing.place).exists()
+    trees.picture(tmp_path / layout / "00000003_000.png")
+    assert open_cohort(f"nih:{tmp_path}").cases[2].place == f"{layout}/00000003_000.png"
+    trees.picture(tmp_path / "images_003" / "00000003_000.png")
+    with pytest.raises(UsageError, match=r"an image lies in images.* and in images.*; leave one"):
+        open_cohort(f"nih:{tmp_path}")
+
+
+def test_lists_as_others_write_them(tmp_path: Path) -> None:
+    """With a byte order mark, CRLF, and the folder before each name."""
+    trees.nih(tmp_path)
+    path = tmp_path / "test_list.txt"
+    names = path.read_text().split()
+    path.write_text("\ufeff" + "".join(f"images/{name}\r\n" for name in names), newline="")
+    cohort = open_cohort(f"nih:{tmp_path}")
+    assert [case.image_path for case in cohort.cases] == names
+    assert cohort.notes == ()
+
+
+def test_an_image_in_both_lists_is_refused(tmp_path: Path) -> None:
+    trees.nih(tmp_path)
+    with (tmp_path / "train_val_list.txt").open("a") as file:
+        file.write("00000001_000.png\n")
+    for split in (None, "train_val"):
+        with pytest.raises(UsageError, match=r"1 images stand in both test_list\.txt and train"):
+            open_cohort(f"nih:{tmp_path}", split)
+
+
+def test_a_patient_has_one_spelling(tmp_path: Path) -> None:
+    trees.nih(tmp_path)
+    table = tmp_path / TABLES[0]
+    table.write_text(table.read_text().replace(",0,1,58", ",0,0001,58"))
+    assert [case.patient for case in open_cohort(f"nih:{tmp_path}").cases] == ["1", "1", "3"]
+
+
 def test_another_root_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds neither Data_Entry_2017_v2020"):
         open_cohort(f"nih:{tmp_path}")

@@ -70,6 +70,49 @@ def test_images_may_lie_otherwise(tmp_path: Path, folder: str) -> None:
     assert cohort.sha256 == open_cohort(f"padchest:{stock}").sha256
 
 
+@pytest.mark.parametrize("folder", ["images-224", "images-224/{ImageDir}"])
+def test_an_empty_folder_of_the_release_does_not_hide_the_images(
+    tmp_path: Path, folder: str
+) -> None:
+    table = trees.padchest(tmp_path, folder=folder)
+    (tmp_path / "0").mkdir()
+    cohort = open_cohort(f"padchest:{table}")
+    assert (cohort.root / cohort.cases[0].place).is_file()
+
+
+def test_images_far_down_in_the_table_are_found(tmp_path: Path) -> None:
+    """Of a release that is fetched in part, no image of the first hundred rows may be there."""
+    rows = [list(trees.PADCHEST_ROWS[0]) for _ in range(121)]
+    for n, row in enumerate(rows):
+        row[1], row[2] = f"{n}.png", "0" if n < 120 else "7"
+    trees.table(tmp_path / trees.PADCHEST_TABLE, (trees.PADCHEST_HEAD, *rows))
+    trees.picture(tmp_path / "images-224/7/120.png")
+    cohort = open_cohort(f"padchest:{tmp_path}")
+    assert (cohort.root / cohort.cases[120].place).is_file()
+
+
+@pytest.mark.parametrize("other", ["images-512", "images-512/{ImageDir}", ".", "images-224/0"])
+def test_images_in_two_places_are_not_chosen_from(tmp_path: Path, other: str) -> None:
+    trees.padchest(tmp_path, folder="images-224")
+    trees.picture(tmp_path / other.replace("{ImageDir}", "0") / "a2.png", bits=16)
+    with pytest.raises(UsageError, match=r"images of PadChest lie in .* and in .*images-"):
+        open_cohort(f"padchest:{tmp_path}")
+
+
+def test_the_physician_is_one_however_it_is_spelled(tmp_path: Path) -> None:
+    """Rows of the other kind stay out, and nobody's row is lost to a blank."""
+    cohort = open_cohort(f"padchest:{_with(tmp_path, 'MethodLabel', ' physician')}")
+    assert (len(cohort), cohort.left_out) == (5, {OTHERS: 1, EMPTY: 2})
+
+
+def test_two_rows_of_one_file_are_refused(tmp_path: Path) -> None:
+    """An ImageID that stands in two ImageDirs, where the images lie in one folder."""
+    table = _with(tmp_path, "ImageID", "b2.png")
+    trees.picture(tmp_path / "images-224/b2.png", bits=16)
+    with pytest.raises(UsageError, match="lines 3 and 5 name the same image"):
+        open_cohort(f"padchest:{table}")
+
+
 def _with(tmp_path: Path, column: str, value: str) -> Path:
     rows = [list(row) for row in (trees.PADCHEST_HEAD, *trees.PADCHEST_ROWS)]
     rows[2][trees.PADCHEST_HEAD.index(column)] = value

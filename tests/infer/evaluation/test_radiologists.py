@@ -59,6 +59,27 @@ def test_what_stands_on_one_side_only_is_counted(folder: Path, cohort: Cohort) -
     )
 
 
+def test_a_study_of_blanks_is_not_decided_on(folder: Path, cohort: Cohort) -> None:
+    """Nor one with decisions on labels alone that the cohort lacks."""
+    rows: list[tuple[object, ...]] = [("Study", "Edema", "Something Else")]
+    rows += [(STUDY.format("patient64541", 1), "", 1), (STUDY.format("patient64542", 1), -1, ""),
+             (STUDY.format("patient64543", 2), 1, "")]  # fmt: skip
+    trees.table(folder / "bc4.csv", rows)
+    assert radiologist_notes(folder, cohort)[0].startswith("bc4: 1 of 3 studies of the cohort; 0 ")
+
+
+def test_the_truth_is_no_radiologist(folder: Path, cohort: Cohort) -> None:
+    """groundtruth.csv beside the decisions would be a reader who is never wrong."""
+    rows: list[tuple[object, ...]] = [("Study", "Edema", "Cardiomegaly")]
+    rows += [(STUDY.format("patient64541", 1), 1, 0), (STUDY.format("patient64542", 1), 0, 1),
+             (STUDY.format("patient64543", 2), 0, 1)]  # fmt: skip
+    trees.table(folder / "groundtruth.csv", rows)
+    with pytest.raises(UsageError, match=r"groundtruth\.csv is the truth of data/test\.csv itself"):
+        read_radiologists(folder, cohort)
+    trees.table(folder / "groundtruth.csv", [*rows[:2], (rows[2][0], 1, 1), rows[3]])
+    assert "groundtruth" in read_radiologists(folder, cohort)
+
+
 def test_nothing_to_decide_on_is_refused(folder: Path, cohort: Cohort, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no CSV of a radiologist's decisions"):
         read_radiologists(tmp_path, cohort)
@@ -72,6 +93,7 @@ def test_nothing_to_decide_on_is_refused(folder: Path, cohort: Cohort, tmp_path:
     [
         ("Image,Edema\na,1\n", "needs the columns Study"),
         ("Study,Edema\na/b,2\n", "line 2: a label is not"),
+        ("Study,Edema,edema\na/b,1,0\n", "two columns for edema"),
         ("Study,Edema\nx/a/b,1\ny/a/b,1\n", "line 3: the study stood in a line before"),
     ],
 )

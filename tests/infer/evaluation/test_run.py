@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tests.infer.evaluation.fakes import (
 from tier_infer.errors import UsageError
 from tier_infer.evaluation.cohort import Cohort
 from tier_infer.evaluation.report import write_report
-from tier_infer.evaluation.run import Plan, covered, evaluate
+from tier_infer.evaluation.run import Plan, covered, evaluate, lacking
 
 N, V = 40, 24
 TRUTH = random_truth(N + V, 1)
@@ -167,6 +168,42 @@ def test_a_split_that_shares_patients_or_images_is_refused(pair: tuple[Cohort, C
         evaluate(test, GreyScorer(Z), Plan(validation=replace(test, cases=tuple(nobody))), None)
 
 
+def test_images_shared_under_another_spelling_are_refused(
+    pair: tuple[Cohort, Cohort], tmp_path: Path
+) -> None:
+    test, valid = pair
+    (tmp_path / "link").symlink_to(test.root)
+    for place in ("./000.png", str(test.root / "000.png"), str(tmp_path / "link/000.png")):
+        case = replace(valid.cases[0], image_path=place, place=place)
+        shared = replace(valid, cases=(case, *valid.cases[1:]))
+        with pytest.raises(UsageError, match="share 0 patients and 1 images"):
+            evaluate(test, GreyScorer(Z), Plan(validation=shared), None)
+
+
+def test_validation_pictures_that_changed_are_not_used_again(
+    pair: tuple[Cohort, Cohort], tmp_path: Path
+) -> None:
+    test, valid = pair
+    evaluate(test, GreyScorer(Z), Plan(draws=0, validation=valid), tmp_path)
+    scorer = GreyScorer(Z)
+    with pytest.raises(UsageError, match="validation holds scores from before images"):
+        evaluate(test, scorer, Plan(draws=0, validation=failing(valid, [4])), tmp_path)
+    assert scorer.seen == 0
+
+
+def test_a_comparison_is_of_the_same_dataset_after_a_copy(
+    pair: tuple[Cohort, Cohort], tmp_path: Path
+) -> None:
+    """Of the pixels its scores tell; times of files are nothing to compare models by."""
+    shutil.copytree(pair[0].root, tmp_path / "images", copy_function=shutil.copyfile)
+    copied = replace(pair[0], root=tmp_path / "images")
+    evaluate(copied, GreyScorer(-Z), Plan(draws=0), tmp_path / "other")
+    plan = Plan(draws=0, against=tmp_path / "other")
+    comparison = evaluate(pair[0], GreyScorer(Z), plan, None).report["comparison"]
+    assert comparison["same"]["dataset"] is True
+    assert comparison["images"]["of_same_pixels"] == N
+
+
 def test_what_can_not_be_computed_is_refused_before_scoring(
     pair: tuple[Cohort, Cohort], tmp_path: Path
 ) -> None:
@@ -201,6 +238,10 @@ def test_truth_unknown_is_left_out(pair: tuple[Cohort, Cohort]) -> None:
 
 def test_labels_that_the_dataset_knows(pair: tuple[Cohort, Cohort]) -> None:
     assert covered(pair[0], ["effusion", "nodule", "edema"]) == ["effusion", "edema"]
+    assert lacking(pair[0], ["effusion", "edema"]) == ()
+    assert lacking(pair[0], ["effusion", "nodule", "edema", "mass"]) == (
+        "no truth for 2 of the set's 4 labels: nodule, mass",
+    )
     with pytest.raises(UsageError, match="none of the set's labels as a column: nodule"):
         covered(pair[0], ["nodule"])
     assert LABELS == ("edema", "effusion")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.infer.evaluation.fakes import GreyScorer, cohort, failing, random_truth
+from tests.infer.evaluation.fakes import GreyScorer, cohort, failing, picture, random_truth
 from tier_infer.engine import BATCH
 from tier_infer.errors import UsageError
 from tier_infer.evaluation.cohort import Cohort
@@ -128,6 +131,76 @@ def test_a_folder_of_another_model_is_refused(
     with pytest.raises(UsageError, match="its dataset differs"):
         run(images.part(np.arange(N) < 3), GreyScorer(Z), tmp_path)
     assert (tmp_path / "scores.csv").read_bytes() == before
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Cohort:
+    (tmp_path / "few").mkdir()
+    return cohort(tmp_path / "few", random_truth(4, 0).tolist())
+
+
+BEFORE = "from before images of made/test.csv changed, came or went; name another folder, or remove"
+
+
+@pytest.mark.parametrize("stop_at", [None, 0])
+@pytest.mark.parametrize("change", ["other pixels", "touched", "gone", "another place"])
+def test_scores_of_other_pictures_are_not_used_again(
+    few: Cohort, tmp_path: Path, change: str, stop_at: int | None
+) -> None:
+    """Whether the run was finished or not: rows of both pictures in one table are nobody's."""
+    folder, path = tmp_path / "out", few.root / "002.png"
+    with contextlib.suppress(KeyboardInterrupt):
+        run(few, GreyScorer(Z, stop_at=stop_at), folder)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    if change == "gone":
+        path.unlink()
+    elif change == "touched":
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    elif change == "another place":
+        few = failing(few, [2])
+    else:
+        picture(path, 9)
+    scorer = GreyScorer(Z)
+    with pytest.raises(UsageError, match=BEFORE):
+        run(few, scorer, folder)
+    assert scorer.seen == 0
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_a_missing_picture_that_came_back_is_scored(few: Cohort, tmp_path: Path) -> None:
+    path = few.root / "002.png"
+    path.rename(tmp_path / "kept.png")
+    assert run(few, GreyScorer(Z), tmp_path / "out").reason[2] == "missing"
+    (tmp_path / "kept.png").rename(path)
+    with pytest.raises(UsageError, match=BEFORE):
+        run(few, GreyScorer(Z), tmp_path / "out")
+    assert run(few, GreyScorer(Z), tmp_path / "new").scored.all()
+
+
+def test_a_copy_that_keeps_the_times_goes_on(few: Cohort, tmp_path: Path) -> None:
+    """Moved to another disk, or mounted elsewhere; a copy made anew is another set of files."""
+    run(few, GreyScorer(Z), tmp_path / "out")
+    shutil.copytree(few.root, tmp_path / "moved")  # keeps them
+    shutil.copytree(few.root, tmp_path / "copied", copy_function=shutil.copyfile)
+    scorer = GreyScorer(Z)
+    run(replace(few, root=tmp_path / "moved"), scorer, tmp_path / "out")
+    assert scorer.seen == 0
+    with pytest.raises(UsageError, match=BEFORE):
+        run(replace(few, root=tmp_path / "copied"), scorer, tmp_path / "out")
+
+
+def test_a_relative_root_is_the_folder_of_the_day(
+    few: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`manifest:few.csv` typed in two places is two datasets, however alike."""
+    relative = replace(few, root=Path("few"))
+    monkeypatch.chdir(tmp_path)
+    run(relative, GreyScorer(Z), tmp_path / "out")
+    (tmp_path / "elsewhere/few").mkdir(parents=True)
+    cohort(tmp_path / "elsewhere/few", random_truth(4, 0).tolist(), first=50)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match=BEFORE):
+        run(relative, GreyScorer(Z), tmp_path / "out")
 
 
 def test_a_folder_of_something_else_is_refused(images: Cohort, tmp_path: Path) -> None:

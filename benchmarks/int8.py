@@ -79,7 +79,7 @@ def compare(ckpt: Path, dataset: Path | None, calibrate: str, queries_of: str | 
         print(f"  {name}: {facts['summary']} ({time.process_time() - start:.0f} s CPU)")
     times = {count: timed(graphs, crops.pixels[:count]) for count in (1, 8)}
     for name, graph in graphs.items():
-        found = prover.measure(onnx_encoder(graph), name)[labels.id]
+        found = prover.held(prover.answers(onnx_encoder(graph)), name)[labels.id]
         cells = [
             f"{times[n][name]:7.2f} ms {times[n]['fp32'] / times[n][name]:5.2f} x" for n in times
         ]

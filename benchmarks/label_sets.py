@@ -109,10 +109,10 @@ def score(selections: dict[int, Selection], tables: dict[int, QueryTable], dim: 
 
     for n in COUNTS:  # the same numbers either way
         found = np.array([list(result.scores.values()) for result in images(n, BATCH)])
-        assert np.array_equal(found, tables[n].scores(e))
+        assert np.array_equal(found, tables[n].cell_scores(e))
     rows: dict[str, Callable[[int], object]] = {
-        "product, batch 16": lambda n: tables[n].scores(e),
-        "product, batch 1": lambda n: tables[n].scores(e[:1]),
+        "product, batch 16": lambda n: tables[n].cell_scores(e),
+        "product, batch 1": lambda n: tables[n].cell_scores(e[:1]),
         "image, batch 16": lambda n: images(n, BATCH),
         "image, batch 1": lambda n: images(n, 1),
     }

@@ -16,15 +16,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tier_export.members import BATCH, Floats, Members, check_alike, members_of, weight_bytes
+from tier_export.heads import Floats
+from tier_export.members import (
+    BATCH,
+    Members,
+    check_alike,
+    exact_score,
+    joined,
+    members_of,
+    weight_bytes,
+)
 from tier_export.parity import MIN_PAIRS, MIN_RANKED, Crops
-from tier_export.ranking import rank_correlation
 from tier_infer.errors import IntegrityError, ParityError, UsageError
+from tier_infer.evaluation.ranking import rank_correlation
 from tier_infer.label_sets import LabelSet
 from tier_infer.metrics import roc_auc
 from tier_train.checkpoint import Checkpoint, flat_state
 from tier_train.zero_shot import encode_images, query_table
 
+Encoded = tuple[Floats, Floats]  # images [N, D] and patches [N, g, g, D]
 MAX_LOSS = 0.01  # of mean AUC against the worst member
 MAX_LOSS_OF_ENSEMBLE = 0.05  # one bad member must not excuse a bad average
 MIN_AGREEMENT = 0.9  # Spearman's ρ of Z with the ensemble, on labels without enough truth
@@ -122,7 +132,7 @@ def members_for(
 
 def compared(
     members: Members,
-    image_e: Floats,
+    encoded: Encoded,
     table: Floats,
     labels: LabelSet,
     crops: Crops,
@@ -130,34 +140,42 @@ def compared(
 ) -> list[dict[str, Any]]:
     """One row per member, for their ensemble, and for their average where there is one.
 
-    image_e [N, D], table [L, D]: what `members` make of the crops and the labels. Empty for one
+    `encoded` and table [L, D]: what `members` make of the crops and the labels. Empty for one
     checkpoint. Raises ParityError when `members` is an average that lost what its members know, in
     these labels or in one of the `further` sets with their tables.
     """
-    sources, found = members.sources, []
+    sources = members.sources
     if len(sources) == 1:
         return []
     if len(members.networks) == len(sources):
-        each = _taken_apart(members, image_e, table)
+        each = taken_apart(members, encoded, table, labels)
+        ensemble = exact_score(table, labels).images(*encoded)
         average = _average_scores(sources, labels, crops.pixels)
-        return _rows(sources, each, average, labels, crops)
-    encoded = [encode_images(source.model, crops.pixels, BATCH)[0] for source in sources]
-    for asked, directions in ((labels, table), *further):
-        each = [_scores(*pair, asked) for pair in zip(sources, encoded, strict=True)]
-        found.append(_rows(sources, each, image_e @ directions.T, asked, crops))
-        check_average(found[-1], len(crops.pixels), asked.id)
+        return _rows(sources, each, ensemble, average, labels, crops)
+    asked = [(labels, table), *further]
+    pools = any(part.pool for part, _ in asked)
+    seen = [_encoded(source, crops.pixels, pools) for source in sources]
+    together = _together([e[0] for e in seen]), _together([e[1] for e in seen])
+    found = []
+    for part, directions in asked:
+        tables = [_table(source, part) for source in sources]
+        each = [exact_score(t, part).images(*e) for t, e in zip(tables, seen, strict=True)]
+        ensemble = exact_score(_together(tables), part).images(*together)
+        average = exact_score(directions, part).images(*encoded)
+        found.append(_rows(sources, each, ensemble, average, part, crops))
+        check_average(found[-1], len(crops.pixels), part.id)
     return found[0]
 
 
 def _rows(
     sources: Sequence[Checkpoint],
     each: Sequence[Floats],
+    ensemble: Floats,
     average: Floats | None,
     labels: LabelSet,
     crops: Crops,
 ) -> list[dict[str, Any]]:
-    """Of Z [N, L] of each member, and of their average."""
-    ensemble: Floats = np.mean(each, axis=0)  # [N, L]
+    """Of Z [N, L] of each member, of their ensemble and of their average."""
     names = [label.id for label in labels.labels]
 
     def row(what: str, scores: Floats, source: Sequence[Checkpoint]) -> dict[str, Any]:
@@ -181,18 +199,31 @@ def _rows(
     return rows
 
 
-def _scores(source: Checkpoint, image_e: Tensor, labels: LabelSet) -> Floats:
-    """Z of one network, float32 [N, L], of its image embeddings [N, D]."""
+def _encoded(source: Checkpoint, pixels: NDArray[np.uint8], patches: bool) -> Encoded:
+    """Without `patches` none are kept: of many members they would fill the memory."""
+    image_e, patch_e = encode_images(source.model, pixels, BATCH)
+    return image_e.numpy(), (patch_e if patches else patch_e[:0]).numpy()
+
+
+def _table(source: Checkpoint, labels: LabelSet) -> Floats:
     with torch.no_grad():
-        scores: Floats = (image_e @ query_table(source.model, source.tokenizer, labels).T).numpy()
-    return scores
+        table: Floats = query_table(source.model, source.tokenizer, labels).numpy()
+    return table
 
 
-def _taken_apart(members: Members, image_e: Floats, table: Floats) -> list[Floats]:
-    """Z of every member out of what they made together: both sides were divided by √K."""
+def _together(parts: Sequence[Floats]) -> Floats:
+    return joined([torch.from_numpy(part) for part in parts]).numpy()
+
+
+def taken_apart(
+    members: Members, encoded: Encoded, table: Floats, labels: LabelSet
+) -> list[Floats]:
+    """Z of every member out of what they made together: each side was divided by √K."""
+    scale = np.float32(len(members.networks) ** 0.5)
     ends = np.cumsum([network.recipe.embed_dim for network in members.networks])[:-1]
-    pairs = zip(np.split(image_e, ends, -1), np.split(table, ends, -1), strict=True)
-    return [len(members.networks) * (e @ t.T) for e, t in pairs]
+    image, patches, tables = (np.split(x * scale, ends, -1) for x in (*encoded, table))
+    sides = zip(image, patches, tables, strict=True)
+    return [exact_score(t, labels).images(e, p) for e, p, t in sides]
 
 
 def _average_scores(
@@ -202,7 +233,8 @@ def _average_scores(
         average = average_of(sources).networks[0]
     except UsageError:  # nobody asked for it, so a table without it is an answer
         return None
-    return _scores(average, encode_images(average.model, pixels, BATCH)[0], labels)
+    encoded = _encoded(average, pixels, labels.pool is not None)
+    return exact_score(_table(average, labels), labels).images(*encoded)
 
 
 def _areas(scores: Floats, ids: Sequence[str], crops: Crops) -> dict[str, float]:

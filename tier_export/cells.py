@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tier_export.ranking import Floats, rank_correlation
+from tier_infer.evaluation.ranking import Floats, rank_correlation
 
 if TYPE_CHECKING:
     from tier_export.parity import Outputs

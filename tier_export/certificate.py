@@ -37,6 +37,7 @@ from functools import cached_property
 from importlib import metadata
 from typing import Any
 
+from tier_export.heads import Score, onnx_query
 from tier_export.parity import (
     GATES,
     MAX_DNORM,
@@ -48,10 +49,8 @@ from tier_export.parity import (
     Crops,
     Encode,
     Outputs,
-    Score,
     check,
     compare,
-    onnx_query,
     scored,
 )
 from tier_infer.bundle import ENCODERS, Manifest, canonical, sha256
@@ -104,13 +103,17 @@ class Prover:
         encoded = self._encode(self.crops.pixels)
         return {set_id: scored(*encoded, self._exact_score[set_id]) for set_id in self._score}
 
-    def measure(self, encode: Encode, where: str) -> dict[str, Found]:
+    def answers(self, encode: Encode) -> dict[str, Outputs]:
+        """set → what an encoder and the exported query graphs give."""
+        encoded = encode(self.crops.pixels)
+        return {set_id: scored(*encoded, score) for set_id, score in self._score.items()}
+
+    def held(self, answers: Mapping[str, Outputs], where: str) -> dict[str, Found]:
         """set → differences; nothing is judged. ParityError for outputs that can't be compared,
         which says `where`."""
-        encoded = encode(self.crops.pixels)
         try:
             return {
-                set_id: compare(exact, scored(*encoded, self._score[set_id]), self.labels[set_id],
+                set_id: compare(exact, answers[set_id], self.labels[set_id],
                                 self.crops, self.thresholds.get(set_id))
                 for set_id, exact in self.exact.items()
             }  # fmt: skip
@@ -119,7 +122,7 @@ class Prover:
 
     def prove(self, precision: str, machine: str, encode: Encode) -> None:
         """Raises ParityError where a gate of the precision is broken; keeps what it found."""
-        found = self.measure(encode, f"parity broken, {precision} ({machine})")
+        found = self.held(self.answers(encode), f"parity broken, {precision} ({machine})")
         for set_id, row in found.items():
             check(precision, f"{machine}, set {set_id}, {self.crops.source}", row)
         self.proofs.setdefault(precision, {})[machine] = found

@@ -41,10 +41,20 @@ def phantom_crops(
     return Crops(np.stack(pixels), truth, f"{count} phantoms")
 
 
-def manifest_crops(path: Path, geometry: Geometry, intensity: str, limit: int = MAX_CROPS) -> Crops:
-    """The manifest's test rows (all rows if it has none), at most `limit`, evenly taken."""
+def manifest_crops(
+    path: Path,
+    geometry: Geometry,
+    intensity: str,
+    limit: int = MAX_CROPS,
+    split: str | None = None,
+) -> Crops:
+    """The manifest's rows of `split`, at most `limit`, evenly taken; None: its test rows, all rows
+    if it has none. UsageError for a split without rows."""
     manifest = read_manifest(path)
-    tested = manifest.split("test")
+    tested = manifest.split(split or "test")
+    if split and not tested:
+        present = ", ".join(sorted({row.split for row in manifest.rows if row.split})) or "none"
+        raise UsageError(f"{path} has no rows of split {split}; it has {present}")
     crops = _crops_of(manifest, tested or list(manifest.rows), geometry, intensity, limit)
     return crops if tested else replace(crops, source=f"{crops.source} without a test split")
 

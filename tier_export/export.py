@@ -19,12 +19,13 @@ from tier_export.fp16 import half_facts, to_fp16
 from tier_export.golden import make_golden
 from tier_export.graphs import check_signature, encoder_graph
 from tier_export.half import HalfEncoder
+from tier_export.heads import Floats, Score
 from tier_export.int8 import fit_int8
 from tier_export.lint import check_set, told
-from tier_export.members import BATCH, Members, joined
-from tier_export.parity import Crops, Encode, Floats, numpy_score, onnx_encoder
+from tier_export.members import BATCH, Members, exact_score, joined
+from tier_export.parity import Crops, Encode, onnx_encoder
 from tier_export.queries import query_graph, set_entry
-from tier_export.refusals import refuse, unreadable
+from tier_export.refusals import pool_errors, refuse, unreadable
 from tier_export.text_graph import text_files
 from tier_export.writing import Files, check_target, write_bundle
 from tier_infer.bundle import CERTIFICATE, ENCODERS, Manifest, sha256
@@ -72,8 +73,9 @@ def build(
     say(f"measuring parity on {crops.source}")
     prover = prover_of(members, sets, tables, queries, crops)
     first, *rest = sets
-    image_e, further = prover.exact[first.id].image, [(s, tables[s.id]) for s in rest]
-    prover.compared = compared(members, image_e, tables[first.id], first, crops, further)
+    encoded = prover.exact[first.id].image, prover.exact[first.id].patches
+    further = [(s, tables[s.id]) for s in rest]
+    prover.compared = compared(members, encoded, tables[first.id], first, crops, further)
     encoders: Files = {}
 
     def keep(precision: str, graph: bytes) -> None:
@@ -101,7 +103,8 @@ def build(
         sentences = [p for s in sets for row in s.labels for p in (*row.positive, *row.negative)]
         spoken, text, prover.facts["text"] = text_files(members, sentences, wish.opset)
         files |= spoken
-    golden = make_golden(members, tables, queries, encoders.get(ENCODERS["int8"]))
+    scores = exact_scores(sets, tables)
+    golden = make_golden(members, scores, queries, encoders.get(ENCODERS["int8"]))
     manifest = Manifest(
         **_network(members, signature),
         files={
@@ -128,10 +131,15 @@ def prover_of(
     crops: Crops,
 ) -> Prover:
     """PyTorch's answers on the crops, to hold graphs against."""
-    scores = {set_id: numpy_score(table) for set_id, table in tables.items()}
+    scores = exact_scores(sets, tables)
     labels = {s.id: [label.id for label in s.labels] for s in sets}
     reference = f"PyTorch {torch.__version__} fp32"
     return Prover(reference, members.encode, scores, queries, labels, crops)
+
+
+def exact_scores(sets: Sequence[LabelSet], tables: Mapping[str, Floats]) -> dict[str, Score]:
+    """set → what scores in PyTorch."""
+    return {s.id: exact_score(tables[s.id], s) for s in sets}
 
 
 def prove(prover: Prover, members: Members, precision: str, graph: bytes) -> None:
@@ -146,6 +154,8 @@ def query_files(
 ) -> tuple[dict[str, Floats], Files]:
     """set → its table float32 [L, D], and its graph."""
     tables, queries = {}, {}
+    rows, patches = members.described(), members.cells**2
+    refuse([error for labels in sets for error in pool_errors(labels, rows, patches)])
     readers = [network.tokenizer for network in members.networks]
     for labels in sets:
         refuse([*unreadable(labels, readers).values()])

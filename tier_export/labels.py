@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from tier_export import OPSET
+from tier_export.golden_gate import widened
+from tier_export.heads import Floats
+from tier_export.label_proof import proven, table_score
 from tier_export.lint import Finding, lint
-from tier_export.parity import Floats, onnx_query
 from tier_export.queries import query_graph, set_entry
-from tier_export.refusals import Reads, direction_errors, refuse, unreadable
+from tier_export.refusals import Reads, direction_errors, pool_errors, refuse, unreadable
 from tier_export.writing import Files, recover, write_bundle
 from tier_infer.bundle import (
     MAX_MANIFEST_BYTES,
@@ -29,11 +31,10 @@ from tier_infer.bundle import (
     read_verified,
     sha256,
 )
-from tier_infer.errors import IntegrityError, ParityError, UsageError
-from tier_infer.golden import TABLE, Golden, SetScores, golden_files, read_golden
+from tier_infer.errors import IntegrityError, UsageError
+from tier_infer.golden import TABLE, SetScores, golden_files, read_golden
 from tier_infer.label_sets import Label, LabelSet
 
-MAX_DZ = 1e-6  # between the query graph and its table's product in float64
 Sentences = tuple[str, ...]
 
 
@@ -130,6 +131,13 @@ def check_wish(
             f"--default {first!r}: there is no such label set, in the bundle or added; allowed: "
             f"{known}"
         )
+
+
+def check_pools(bundle: Bundle, sets: Sequence[LabelSet]) -> None:
+    """UsageError for patch scores that the bundle's encoder can't give, likewise."""
+    manifest = bundle.manifest
+    rows, patches = manifest.checkpoint, manifest.cells**2
+    refuse([error for labels in sets for error in pool_errors(labels, rows, patches)])
 
 
 def check_writable(bundle: Bundle, called: Path) -> None:
@@ -230,6 +238,7 @@ def prepare(
     so wished (see `check_wish`). Every query graph is proven on the golden embeddings;
     ParityError."""
     before = bundle.manifest
+    check_pools(bundle, [made.labels for made in sets])
     golden = read_golden(bundle)
     entries, scores = dict(before.label_sets), dict(golden.scores) if golden else {}
     files: Files = {}
@@ -238,7 +247,7 @@ def prepare(
     for made in sets:
         set_id, count = made.labels.id, len(made.table)
         graph = query_graph(made.table, made.labels, before.text_sha256, opset).SerializeToString()
-        scores[set_id] = SetScores(sha256(graph), _proven(graph, made, golden))
+        scores[set_id] = SetScores(sha256(graph), proven(graph, made.table, made.labels, golden))
         action = "replaced" if set_id in entries else "added"
         entries[set_id] = set_entry(made.labels, graph)
         files[entries[set_id]["path"]] = graph
@@ -250,7 +259,9 @@ def prepare(
     first = before.default_set if default is None else default
     manifest = replace(before, label_sets=entries, default_set=first)
     if golden:
-        files[TABLE] = golden_files(replace(golden, scores=scores))[TABLE]
+        pools = [table_score(made.table, made.labels) for made in sets if made.labels.pool]
+        gates = widened(bundle, golden, pools)
+        files[TABLE] = golden_files(replace(golden, scores=scores, gates=gates))[TABLE]
         entry = {"sha256": sha256(files[TABLE]), "bytes": len(files[TABLE])}
         manifest = replace(manifest, golden=before.golden | {TABLE: entry})
     _check_manifest(manifest, before)
@@ -271,18 +282,3 @@ def _check_manifest(manifest: Manifest, before: Manifest) -> None:
             f"the bundle's manifest would have {size} bytes, at most {MAX_MANIFEST_BYTES} are "
             "read; use shorter label ids, or remove a label set with --remove"
         )
-
-
-def _proven(graph: bytes, made: Made, golden: Golden | None) -> Floats:
-    """float32 [N, L]: scores of the golden embeddings; without any, of the axes themselves."""
-    embeddings = golden.image if golden else np.eye(made.table.shape[1], dtype=np.float32)
-    z = embeddings @ made.table.T
-    exact = embeddings.astype(np.float64) @ made.table.T.astype(np.float64)
-    found = onnx_query(graph)(embeddings)
-    worst = float(np.abs(found - exact).max()) if found.shape == exact.shape else float("inf")
-    if not worst <= MAX_DZ:  # NaN is a breach
-        raise ParityError(
-            f"label set {made.labels.id}: its graph differs from its table's product by "
-            f"{worst:.1e}, allowed {MAX_DZ:g}; the bundle is as it was"
-        )
-    return z

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tier_export.refusals import BLOCK, Reads, direction_errors, refuse, unreadable
 from tier_infer.label_sets import FOLDER, Label, LabelSet, load_label_set, normal_id
+from tier_infer.pooling import kind_of
 from tier_infer.sentences import SHORT, unknown_words, words_of
 
 # Cosine from which two directions count as one. In six networks trained on phantoms (AUC 0.87 to
@@ -226,4 +227,6 @@ def _listed(ids: Sequence[str]) -> str:
 
 
 def _packaged(labels: LabelSet) -> bool:
-    return (FOLDER / f"{labels.id}.toml").is_file() and load_label_set(labels.id) == labels
+    """Whatever becomes of its scores."""
+    name = labels.id.removesuffix(f"_{kind_of(labels.pool)}") if labels.pool else labels.id
+    return (FOLDER / f"{name}.toml").is_file() and load_label_set(name).labels == labels.labels

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tier_export.heads import Floats, Score, numpy_score
 from tier_infer.errors import UsageError
 from tier_infer.geometry import GEOMETRIES, Geometry
 from tier_infer.label_sets import LabelSet
@@ -22,9 +23,8 @@ from tier_infer.sentences import joined_sha256
 from tier_train.checkpoint import Checkpoint
 from tier_train.model import DualEncoder
 from tier_train.recipe import grid_side
-from tier_train.zero_shot import encode_images, query_table
+from tier_train.zero_shot import encode_images, pooled, query_table
 
-Floats = NDArray[np.float32]
 BATCH = 16  # images per run of the reference; bounds memory, not results
 GRAPH_LIMIT = 2**31 - 1  # bytes of one protobuf message, and a graph is one file here
 NODES = 2**20  # bytes of one member's graph beside its weights; ResNet-50 and ViT-B/32 take less
@@ -96,6 +96,17 @@ class Members:
 def joined(parts: Sequence[Tensor]) -> Tensor:
     """K tensors [..., Dₖ] of unit norm → [..., ΣDₖ] of unit norm."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), -1) * len(parts) ** -0.5
+
+
+def exact_score(table: Floats, labels: LabelSet) -> Score:
+    """eq. 4 in float32 with table [L, D], of the patches pooled in PyTorch where the set says so.
+
+    Of an ensemble the means of the members' patch scores are pooled.
+    """
+    pool = labels.pool
+    if pool is None:
+        return numpy_score(table)
+    return numpy_score(table, lambda z: pooled(torch.from_numpy(z), pool).numpy())
 
 
 def members_of(checkpoints: Sequence[Checkpoint], names: Sequence[str] = ()) -> Members:

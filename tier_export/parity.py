@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tier_export.cells import cell_differences, cell_ranks
-from tier_export.ranking import decisions, rank_correlation
+from tier_export.heads import Floats, Score
+from tier_export.ranking import decisions
 from tier_infer.engine import open_session, run_encoder
 from tier_infer.errors import ParityError, UsageError
+from tier_infer.evaluation.ranking import rank_correlation
 from tier_infer.metrics import roc_auc
 
-Floats = NDArray[np.float32]
 MIN_RANKED = 100  # crops below which one swap of neighbours moves the rank correlation too far
 MIN_PAIRS = 2000  # positive × negative pairs below which an AUC is too coarse to gate
 GATES: dict[str, dict[str, float]] = {  # design section 4: largest allowed difference to PyTorch
@@ -48,7 +49,6 @@ class Crops:
 
 
 Encode = Callable[[NDArray[np.uint8]], tuple[Floats, Floats]]
-Score = Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def outputs(encode: Encode, score: Score, pixels: NDArray[np.uint8]) -> Outputs:
 
 
 def scored(image: Floats, patches: Floats, score: Score) -> Outputs:
-    return Outputs(image, patches, score(image), score)
+    return Outputs(image, patches, score.images(image, patches), score)
 
 
 def onnx_encoder(graph: bytes) -> Encode:
@@ -76,26 +76,6 @@ def onnx_encoder(graph: bytes) -> Encode:
         return found.image, found.patches
 
     return encode
-
-
-def numpy_score(table: Floats) -> Score:
-    """eq. 4 of the reference: float32 [M, D] → [M, L]."""
-
-    def score(embeddings: Floats) -> Floats:
-        result: Floats = embeddings @ table.T
-        return result
-
-    return score
-
-
-def onnx_query(graph: bytes) -> Score:
-    session = open_session(graph, "cpu")
-
-    def score(embeddings: Floats) -> Floats:
-        result: Floats = session.run(["scores"], {"embeddings": embeddings})[0]
-        return result
-
-    return score
 
 
 def compare(

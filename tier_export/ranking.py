@@ -1,4 +1,4 @@
-"""How alike two sides rank and decide: Spearman's ρ, and flips at a threshold."""
+"""How two sides decide: flips at a threshold. How they rank: tier_infer.evaluation.ranking."""
 
 from __future__ import annotations
 
@@ -7,44 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tier_infer.evaluation.ranking import middle_gap
+
 Floats = NDArray[np.float32]
-
-
-def rank_correlation(a: Floats, b: Floats) -> float | None:
-    """Spearman's ρ of two [N] arrays, ties by mid-rank; 0 when only `b` is constant.
-
-    None when `a` is constant: it ranks nothing that `b` could have kept.
-    """
-    ranks = [_mid_ranks(x) for x in (a, b)]
-    if np.ptp(ranks[0]) == 0:
-        return None
-    if np.ptp(ranks[1]) == 0:
-        return 0.0
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def decisions(before: Floats, after: Floats, threshold: float | None) -> dict[str, Any]:
     """Flips of one label [N], at the threshold given, else in the widest gap between the 40th and
-    the 60th percentile, which may lie away from the median.
-
-    Between two scores that are nearly tied a difference of 1e-8 would count as a flip. So this is
-    where decisions hold most easily: no flip here says nothing of other thresholds, max_dz does.
-    """
+    the 60th percentile, which may lie away from the median; max_dz tells of other thresholds."""
     if threshold is None:
-        ordered = np.sort(before)
-        around = ordered[len(ordered) * 2 // 5 : len(ordered) * 3 // 5 + 1]
-        gaps = np.diff(around)
-        if not len(gaps) or not gaps.max() > 0:
-            return {"threshold": None, "flips": 0}
-        at = int(gaps.argmax())
-        threshold = float((around[at] + around[at + 1]) / 2)
+        threshold = middle_gap(before)
+    if threshold is None:
+        return {"threshold": None, "flips": 0}
     return {
         "threshold": threshold,
         "flips": int(((before > threshold) != (after > threshold)).sum()),
     }
-
-
-def _mid_ranks(values: Floats) -> NDArray[np.float64]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return ranks

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tier_export.certificate import Prover, cpu
-from tier_export.crops import manifest_crops, phantom_crops
-from tier_export.parity import Crops, Encode, breaches, onnx_encoder, onnx_query
+from tier_export.cohort_crops import crops_from
+from tier_export.crops import phantom_crops
+from tier_export.heads import onnx_query
+from tier_export.parity import Crops, Encode, Outputs, breaches, onnx_encoder
+from tier_export.verify_areas import Areas, areas
 from tier_export.verify_certificate import (
     check_crops,
     check_facts,
@@ -29,6 +32,7 @@ from tier_infer.engine import Engine
 from tier_infer.errors import IntegrityError, ParityError, UsageError
 from tier_infer.golden import Golden, Replay, read_golden, replay
 from tier_infer.label_sets import LabelSet
+from tier_infer.scoring import presets_of
 
 if TYPE_CHECKING:
     from tier_export.members import Members
@@ -46,13 +50,17 @@ class Verified:
     differences: list[str] | None  # to the certificate's figures; None: of other crops
     compared: int  # figures that the certificate has, too
     remarks: list[str]
+    areas: Areas  # of the dataset's labels; empty for phantoms
 
 
-def verify(bundle: Bundle, against: Sequence[Path], dataset: Path | None) -> Verified:
-    """Raises IntegrityError for a certificate or checkpoints of another bundle."""
+def verify(
+    bundle: Bundle, against: Sequence[Path], dataset: str | None, split: str | None = None
+) -> Verified:
+    """`dataset` and `split` as `cohort_crops.crops_from` takes them. Raises IntegrityError for a
+    certificate or checkpoints of another bundle."""
     certificate = read_certificate(bundle)
     sets = {set_id: label_set(bundle, set_id) for set_id in bundle.manifest.label_sets}
-    crops, same, remarks = _crops(bundle, certificate, dataset)
+    crops, same, remarks = _crops(bundle, certificate, dataset, split)
     remarks += check_facts(bundle, certificate)
     vectors = read_golden(bundle)
     if vectors is None:
@@ -66,12 +74,16 @@ def verify(bundle: Bundle, against: Sequence[Path], dataset: Path | None) -> Ver
         broken += prove_towers(bundle, members, sets)
         prover, encodes = _pytorch(bundle, sets, crops, members)
     else:
-        wrong, unproven = prove_sets(bundle, sets, vectors.image)
+        wrong, unproven = prove_sets(bundle, sets, vectors)
         broken, remarks = broken + wrong, remarks + unproven
         prover, encodes = _fp32(bundle, sets, crops)
+    scores = {"PyTorch" if against else "fp32": {s: o.scores for s, o in prover.exact.items()}}
     for precision, machines in encodes.items():
         for name, encode in machines.items():
-            wrong, unproven = _measure(prover, precision, name, encode)
+            answers = prover.answers(encode)
+            wrong, unproven = _measure(prover, precision, name, answers)
+            if name == cpu() and precision in prover.proofs:
+                scores[precision] = {set_id: found.scores for set_id, found in answers.items()}
             broken, remarks = broken + wrong, remarks + unproven
     later = [
         set_id for set_id, entry in bundle.manifest.label_sets.items()
@@ -82,25 +94,31 @@ def verify(bundle: Bundle, against: Sequence[Path], dataset: Path | None) -> Ver
     found, compared = differences(certificate, prover, later) if same else (None, 0)
     if found and same_machine(certificate, prover.reference if against else None):
         broken += [f"{words}, measured on the same crops by the same versions" for words in found]
-    return Verified(prover, golden, broken, found, compared, remarks)
+    figures = {p: prover.proofs[p][cpu()] for p in scores if p in prover.proofs}
+    table = areas(prover.labels, scores, figures, crops) if dataset else {}
+    return Verified(prover, golden, broken, found, compared, remarks, table)
 
 
 def _crops(
-    bundle: Bundle, certificate: Mapping[str, Any], dataset: Path | None
+    bundle: Bundle, certificate: Mapping[str, Any], dataset: str | None, split: str | None
 ) -> tuple[Crops, bool, list[str]]:
     """What to measure on, whether the certificate was measured on the same, and what to say."""
-    presets = bundle.manifest.resolved_geometry(), bundle.manifest.intensity
-    crops = manifest_crops(dataset, *presets) if dataset else phantom_crops(*presets)
+    presets = presets_of(bundle)
+    said: list[str] = []
+    if dataset:
+        crops, said = crops_from(dataset, split, presets)
+    else:
+        crops = phantom_crops(presets.geometry, presets.intensity)
     certified = certificate["crops"]
     if check_crops(certificate, crops):
-        return crops, True, []
+        return crops, True, said
     if dataset:
         words = f"the certificate was measured on other crops, {certified['source']}"
     elif certified["source"] == crops.source:
         words = "this version, or this machine, draws other phantoms than those of the certificate"
     else:
         words = f"the certificate was measured on {certified['source']}: name them with --dataset"
-    return crops, False, [words]
+    return crops, False, [*said, words]
 
 
 def _golden(bundle: Bundle, golden: Golden) -> dict[str, Replay]:
@@ -153,12 +171,12 @@ def _pytorch(
 
 
 def _measure(
-    prover: Prover, precision: str, machine: str, encode: Encode
+    prover: Prover, precision: str, machine: str, answers: Mapping[str, Outputs]
 ) -> tuple[list[str], list[str]]:
     """Keeps the figures in the prover's proofs; what is broken, and what these crops can't prove,
     set by set."""
     try:
-        found = prover.measure(encode, f"{precision} ({machine})")
+        found = prover.held(answers, f"{precision} ({machine})")
     except ParityError as error:
         return [str(error)], []
     prover.proofs.setdefault(precision, {})[machine] = found

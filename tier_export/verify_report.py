@@ -9,6 +9,7 @@ from typing import Any
 
 from tier_export.certificate import crops_identity, machine, table
 from tier_export.verify import Verified
+from tier_export.verify_areas import area_lines
 from tier_infer.bundle import Bundle
 
 REPORT = "tier-verify/1"
@@ -25,6 +26,7 @@ def to_lines(bundle: Bundle, found: Verified) -> list[str]:
             f"{row.max_dembedding:.1e}{scores}, allowed {row.allowed_dz:.2g}"
         )
     lines += [table(found.prover)] if found.prover.proofs else []
+    lines += area_lines(found.areas)
     lines += [f"measured on {crops.source}", *(f"note: {words}" for words in found.remarks)]
     if not found.prover.proofs:
         lines.append(
@@ -53,6 +55,7 @@ def to_json(bundle: Bundle, found: Verified) -> str:
         "certificate_crops": found.differences is not None,
         "golden": {precision: asdict(row) for precision, row in found.golden.items()},
         "proofs": prover.proofs,
+        "auc": found.areas,
         "broken": found.broken,
         "differences": found.differences,
         "compared": found.compared,

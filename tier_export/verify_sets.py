@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tier_export.parity import Floats
+from tier_export.heads import Floats
+from tier_export.label_proof import table_score
 from tier_infer.bundle import Bundle
-from tier_infer.engine import QueryTable
+from tier_infer.engine import Embeddings, QueryTable
 from tier_infer.errors import IntegrityError, ParityError, UsageError
+from tier_infer.golden import Golden
 from tier_infer.label_sets import Label, LabelSet
 from tier_infer.sentences import Words
 
@@ -32,7 +34,7 @@ def label_set(bundle: Bundle, set_id: str) -> LabelSet:
         labels = tuple(_label(row) for row in query.labels)
     except (KeyError, TypeError):
         raise IntegrityError(f"label set {set_id} does not carry its sentences") from None
-    return LabelSet(set_id, labels)
+    return LabelSet(set_id, labels, query.pool)
 
 
 def _label(row: Mapping[str, Any]) -> Label:
@@ -45,16 +47,16 @@ def _label(row: Mapping[str, Any]) -> Label:
 
 
 def prove_sets(
-    bundle: Bundle, sets: Mapping[str, LabelSet], embeddings: Floats
+    bundle: Bundle, sets: Mapping[str, LabelSet], golden: Golden
 ) -> tuple[list[str], list[str]]:
     """What is broken, and what can't be proven here: every set's scores, of the axes themselves and
-    of `embeddings` [N, D], against directions made anew by the bundle's own text towers."""
+    of the golden embeddings, against directions made anew by the bundle's own text towers."""
     if not bundle.manifest.text_files:
         return [], [
             "label sets not proven: the bundle holds no text tower; --against ckpt.pt proves them"
         ]
     axes = np.eye(bundle.manifest.embed_dim, dtype=np.float32)
-    rows = np.concatenate([axes, embeddings])  # the axes alone would show only a table
+    rows = np.concatenate([axes, golden.image])  # the axes alone would show only a table
     try:
         words = Words(bundle)
     except UsageError as error:  # nothing is installed that splits sentences
@@ -66,8 +68,11 @@ def prove_sets(
         except UsageError as error:
             remarks.append(f"label set {set_id} not proven: {error}")
             continue
-        found = QueryTable(bundle, set_id).scores(rows)  # [D + N, L]
-        apart = np.abs(found - rows @ table.T).max(0)
+        query, exact = QueryTable(bundle, set_id), table_score(table, labels)
+        apart = np.abs(query.cell_scores(rows) - exact(rows)).max(0)  # [L]
+        found = query.image_scores(Embeddings(golden.image, golden.patches))
+        pooled = np.abs(found - exact.images(golden.image, golden.patches)).max(0)
+        apart = np.maximum(apart, pooled)  # hands NaN on
         if not apart.max() <= GATE:  # NaN is a breach
             worst = labels.labels[int(apart.argmax())].id
             broken.append(

@@ -21,6 +21,7 @@ from tier_infer.errors import IntegrityError, UsageError
 from tier_infer.geometry import GEOMETRIES, Geometry, described
 from tier_infer.intensity import PRESETS
 from tier_infer.label_sets import ID
+from tier_infer.pooling import Pool, TopK, pool_of
 
 SCHEMA_VERSION = 1
 NOTICE = "Research use only, not for diagnostic use."
@@ -49,7 +50,7 @@ class Manifest:
     graph: dict[str, Any]  # inputs and outputs by name: dtype and shape
     views: tuple[str, ...]  # "frontal", and "lateral" where the training data had them
     files: dict[str, dict[str, Any]]  # encoder file → sha256, bytes, precision
-    label_sets: dict[str, dict[str, Any]]  # set id → path, sha256, bytes, labels
+    label_sets: dict[str, dict[str, Any]]  # set id → path, sha256, bytes, labels; of patches, pool
     default_set: str
     checkpoint: list[dict[str, Any]]  # sha256 and recipe of each
     training_data: str
@@ -82,6 +83,22 @@ class Manifest:
         """path → sha256, bytes of the exported text towers; empty where there are none."""
         files: dict[str, dict[str, Any]] = self.text.get("files", {})
         return files
+
+    def pool(self, set_id: str) -> Pool | None:
+        """How a set pools patch scores; None: it scores the image's embedding."""
+        entry = self.label_sets[set_id]
+        if "pool" not in entry:
+            return None
+        try:
+            pool = pool_of(entry["pool"], f"label set {set_id}")
+        except UsageError as error:
+            raise IntegrityError(f"manifest.json, {error}; export the bundle again") from None
+        if isinstance(pool, TopK) and pool.k > self.cells**2:
+            raise IntegrityError(
+                f"label set {set_id} pools {pool.k} patches, the encoder gives {self.cells**2}; "
+                "make it again with `tier-export labels`"
+            )
+        return pool
 
     def listed(self) -> list[tuple[str, dict[str, Any]]]:
         """Every file of the bundle beside manifest.json, with sha256 and bytes."""
@@ -213,6 +230,8 @@ def _checked_manifest(table: dict[str, Any], bundle_digest: object) -> Manifest:
             raise IntegrityError(f"manifest.json names a file outside the bundle: {name}")
     manifest.resolved_geometry()
     _check_grid(manifest.grid)
+    for set_id in manifest.label_sets:
+        manifest.pool(set_id)
     return manifest
 
 

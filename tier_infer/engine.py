@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tier_infer.bundle import ENCODERS, Bundle
 from tier_infer.errors import DeviceError, IntegrityError, UsageError
+from tier_infer.pooling import Pool, TopK, described, pooled
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 BATCH = 16  # images per run; bounds memory, not results
+MAX_DPOOL = 1e-5  # between a graph's pooled scores and the formula; the gate of Z
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,17 @@ class Engine:
 
 
 class QueryTable:
-    """One label set: embeddings [M, D] → scores [M, L], whatever the M rows are."""
+    """One label set: embeddings → scores. A set of patch scores pools those of an image's P
+    patches; a cell of a heatmap is an image of one patch to the same graph."""
 
     def __init__(self, bundle: Bundle, set_id: str) -> None:
-        self.set_id = set_id
+        self.set_id, self.pool = set_id, bundle.manifest.pool(set_id)
         self._session = open_session(bundle.query_graph(set_id), "cpu")  # one small product
         meta: dict[str, Any] = self._session.get_modelmeta().custom_metadata_map
         try:
             self.labels: list[dict[str, Any]] = json.loads(meta["labels"])
             self.ids = [str(label["id"]) for label in self.labels]
+            told: object = json.loads(meta.get("pool", "null"))
         except (KeyError, TypeError, ValueError, RecursionError):
             raise IntegrityError(f"label set {set_id} carries no label list") from None
         if meta.get("text_sha256") != bundle.manifest.text_sha256:
@@ -64,24 +68,64 @@ class QueryTable:
                 f"label set {set_id} was made with another text encoder than this bundle's; make "
                 "it again with `tier-export labels`"
             )
-        found = {row.name: (row.type, row.shape[1:]) for row in _rows(self._session)}
-        wanted = {"embeddings": bundle.manifest.embed_dim, "scores": len(self.ids)}
-        if found != {name: ("tensor(float)", [width]) for name, width in wanted.items()}:
+        listed = described(self.pool) if self.pool else None
+        if told != listed:
+            raise IntegrityError(
+                f"label set {set_id} pools patch scores by {told} as its graph says, by {listed} "
+                "as the manifest does; make it again with `tier-export labels`"
+            )
+        dim = bundle.manifest.embed_dim
+        what = "embeddings" if self.pool is None else "patch_embeddings"
+        found = {row.name: (row.type, _sizes(row.shape[1:])) for row in _rows(self._session)}
+        wanted = {what: [dim] if self.pool is None else [None, dim], "scores": [len(self.ids)]}
+        if found != {name: ("tensor(float)", sizes) for name, sizes in wanted.items()}:
             raise IntegrityError(
                 f"label set {set_id} is not float32 scores of {len(self.ids)} labels from "
-                f"embeddings of {wanted['embeddings']}; make it again with `tier-export labels`"
+                f"{what.replace('_', ' ')} of {dim}; make it again with `tier-export labels`"
             )
+        self._input = what
+        if self.pool is not None:
+            self._check_pool(self.pool, dim)
 
-    def scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        """embeddings: float32 [M, D] → float32 [M, L], Z of eq. 4 in [−2, 2]."""
-        result: NDArray[np.float32] = self._session.run(["scores"], {"embeddings": embeddings})[0]
-        if result.shape != (len(embeddings), len(self.ids)):  # what it declares may be untrue
+    def image_scores(self, found: Embeddings) -> NDArray[np.float32]:
+        """float32 [N, L]: Z of eq. 4 in [−2, 2], of the image's embedding or of its patches; NaN
+        where one of those is not finite."""
+        if self.pool is None:
+            return self._scores(found.image)
+        count, _, _, dim = found.patches.shape
+        z = self._scores(found.patches.reshape(count, -1, dim))
+        whole = np.isfinite(found.patches.reshape(count, -1)).all(1, keepdims=True)
+        return np.where(whole, z, np.float32(np.nan))  # which the k highest may hide
+
+    def cell_scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 [M, D] → [M, L]: Z of each row by itself, pooled or not."""
+        return self._scores(embeddings if self.pool is None else embeddings[:, None])
+
+    def _scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        result: NDArray[np.float32] = self._session.run(["scores"], {self._input: rows})[0]
+        if result.shape != (len(rows), len(self.ids)):  # what it declares may be untrue
             raise IntegrityError(
                 f"label set {self.set_id} gives scores of shape {list(result.shape)} for "
-                f"{len(embeddings)} images and {len(self.ids)} labels; make it again with "
+                f"{len(rows)} images and {len(self.ids)} labels; make it again with "
                 "`tier-export labels`"
             )
         return result
+
+    def _check_pool(self, pool: Pool, dim: int) -> None:
+        """The graph pools as the manifest says: no other file tells its temperature or k, and the
+        hash of a graph that was exchanged with its manifest is right."""
+        count = max(dim, pool.k + 1 if isinstance(pool, TopK) else 0)
+        at = np.arange(count)
+        patches = np.zeros((count, dim), np.float32)  # the axes, so that scores spread
+        patches[at, at % dim] = 1 + at // dim
+        patches /= max(float(np.abs(self.cell_scores(patches)).max()), 1e-6)
+        exact = pooled(self.cell_scores(patches)[None].astype(np.float64), pool)  # [1, L]
+        apart = np.abs(self._scores(patches[None]) - exact).max(initial=0.0)
+        if not apart <= MAX_DPOOL:  # NaN is none either
+            raise IntegrityError(
+                f"label set {self.set_id} does not pool patch scores by {described(pool)}, as the "
+                f"manifest says: it differs by {apart:.1e}; make it again with `tier-export labels`"
+            )
 
 
 def run_encoder(session: onnxruntime.InferenceSession, pixels: NDArray[np.uint8]) -> Embeddings:
@@ -184,6 +228,15 @@ def _check_shapes(session: onnxruntime.InferenceSession, bundle: Bundle) -> None
 def _rows(session: onnxruntime.InferenceSession) -> list[Any]:
     """Inputs and outputs: name, type, shape."""
     return [*session.get_inputs(), *session.get_outputs()]
+
+
+def _sizes(shape: list[Any]) -> list[int | None]:
+    """None where a size is free, whatever the graph calls it."""
+    return [size if isinstance(size, int) else None for size in shape]
+
+
+def runtime_version() -> str:
+    return f"onnxruntime {_onnxruntime().__version__}"
 
 
 def _onnxruntime() -> Any:

@@ -169,7 +169,7 @@ def replay(bundle: Bundle, engine: Engine, golden: Golden) -> Replay:
         if expected is None or expected.sha256 != entry["sha256"]:
             replaced.append(set_id)
             continue
-        z = QueryTable(bundle, set_id).scores(found.image)
+        z = QueryTable(bundle, set_id).image_scores(found)
         if z.shape != expected.z.shape:
             raise IntegrityError(f"{TABLE} has another number of scores than set {set_id}")
         differences.append(_furthest(z, expected.z))

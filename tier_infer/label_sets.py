@@ -11,6 +11,8 @@
 
 Instead of prompts a set may give templates, `positive_template = "{} is present."`, and a label
 `positive_parts = [["", "mild"], ["edema"], ["left", "right"]]` for every sentence of one part each.
+`pool = { kind = "log_sum_exp", temperature = 0.1 }` or `{ kind = "top_k", k = 5 }` at the top makes
+it a set of patch scores (see `pooling`); without, the image's own embedding is scored.
 A label without any negative sentence is scored against nothing (q⁻ = 0). A sentence that stands
 twice weighs twice in the mean; only a set that repeats somebody's protocol has a use for that.
 `name` is English unless the set says `language = "de"`; sentences are always in the language of the
@@ -25,11 +27,12 @@ import re
 import tomllib
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tier_infer.errors import UsageError
+from tier_infer.pooling import Pool, kind_of, pool_from, pool_of
 
 FOLDER = Path(__file__).with_name("label_sets")
 MAX_SENTENCES = 1000  # per label, of parts
@@ -55,6 +58,7 @@ class Label:
 class LabelSet:
     id: str
     labels: tuple[Label, ...]
+    pool: Pool | None = None  # None: the image's embedding is scored, not its patches
 
 
 def normal_id(text: str) -> str:
@@ -80,8 +84,22 @@ def column_id(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
-def load_label_set(source: str) -> LabelSet:
-    """A packaged set by name (`chexpert`) or any TOML file by path."""
+def load_label_set(source: str, pooled: bool = False) -> LabelSet:
+    """A packaged set by name (`chexpert`) or any TOML file by path; `chexpert@top_k=5` is the same
+    set of patch scores, called chexpert_top_k.
+
+    UsageError for a set of patch scores unless `pooled`: most commands score the image's embedding.
+    """
+    found = _load(source)
+    if found.pool and not pooled:
+        raise UsageError(
+            f"label set {source} pools scores of patches, which this command does not; export it "
+            "with `tier-export --queries` and score with the bundle"
+        )
+    return found
+
+
+def _load(source: str) -> LabelSet:
     packaged = {p.stem: p for p in FOLDER.glob("*.toml")}
     path = packaged.get(source, Path(source))
     try:
@@ -89,6 +107,9 @@ def load_label_set(source: str) -> LabelSet:
     except (OSError, ValueError):  # a name the file system can't even ask for
         exists = False
     if not exists:
+        before, mark, pool = source.rpartition("@")
+        if mark:
+            return _pooled(_load(before), pool, source)
         names = ", ".join(sorted(packaged))
         raise UsageError(f"label set {source!r} is neither packaged ({names}) nor a TOML file")
     try:
@@ -96,6 +117,13 @@ def load_label_set(source: str) -> LabelSet:
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise UsageError(f"label set file {source} is not valid TOML: {error}") from None
     return parse_label_set(table, source)
+
+
+def _pooled(labels: LabelSet, text: str, source: str) -> LabelSet:
+    if labels.pool:
+        raise UsageError(f"label set {source}: {labels.id} pools patch scores already; name it so")
+    pool = pool_from(text, f"label set {source}")
+    return replace(labels, id=f"{labels.id}_{kind_of(pool)}", pool=pool)
 
 
 def set_from_names(set_id: str, names: list[str]) -> LabelSet:
@@ -107,7 +135,8 @@ def set_from_names(set_id: str, names: list[str]) -> LabelSet:
 
 def parse_label_set(table: dict[str, Any], source: str) -> LabelSet:
     known = {"set", "language", "negative", "positive_template", "negative_template", "label"}
-    _refuse_unknown(table, known, source)
+    _refuse_unknown(table, known | {"pool"}, source)
+    pool = pool_of(table["pool"], f"label set {source}") if "pool" in table else None
     for key in ("positive_template", "negative_template"):
         template = table.get(key, "{}")
         if not isinstance(template, str) or template.count("{}") != 1 or template.count("{") != 1:
@@ -124,7 +153,7 @@ def parse_label_set(table: dict[str, Any], source: str) -> LabelSet:
     if twice:
         raise UsageError(f"label set {source} names a label twice: {', '.join(twice)}")
     _check_names(labels, source)
-    return LabelSet(set_id, labels)
+    return LabelSet(set_id, labels, pool)
 
 
 def _check_names(labels: tuple[Label, ...], source: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ from tier_infer.reader import Reader
 from tier_infer.scores import Scores
 
 Crop = NDArray[np.uint8]  # [crop, crop]
+Floats = NDArray[np.float32]
 
 
 @dataclass
@@ -49,14 +50,29 @@ class ImageResult:
         self.scores, self.heat = {}, None
 
 
+@dataclass(frozen=True)
+class Presets:
+    """What decides the pixels that a network sees, and which images it may be asked about."""
+
+    geometry: Geometry
+    intensity: str  # name of a preset of tier_infer.intensity
+    views: tuple[str, ...]
+    patches_trained: bool = True
+
+
+def presets_of(bundle: Bundle) -> Presets:
+    manifest = bundle.manifest
+    trained = all(c.get("patches") != "not trained" for c in manifest.checkpoint)
+    return Presets(manifest.resolved_geometry(), manifest.intensity, manifest.views, trained)
+
+
 class Table(Protocol):
     """Labels and their directions: a query graph of the bundle, or a sentence asked just now."""
 
     labels: list[dict[str, Any]]  # id, name, positive, negative, codes of each
 
-    def scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32 [M, D] → float32 [M, L]"""
-        ...
+    def image_scores(self, found: Embeddings) -> Floats: ...  # of N images [N, L]
+    def cell_scores(self, embeddings: Floats) -> Floats: ...  # [M, D] → [M, L]
 
 
 @dataclass(frozen=True)
@@ -67,11 +83,18 @@ class Selection:
     tables: Mapping[str, Table]
     columns: tuple[tuple[str, int], ...]
 
-    def scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32 [M, D] → float32 [M, len(names)], each table multiplied once."""
-        out = np.empty((len(embeddings), len(self.names)), np.float32)
+    def image_scores(self, found: Embeddings) -> Floats:
+        """N images → float32 [N, len(names)], each table multiplied once."""
+        return self._gathered(len(found.image), lambda table: table.image_scores(found))
+
+    def cell_scores(self, embeddings: Floats) -> Floats:
+        """Patches, float32 [M, D] → float32 [M, len(names)], likewise."""
+        return self._gathered(len(embeddings), lambda table: table.cell_scores(embeddings))
+
+    def _gathered(self, rows: int, score: Callable[[Table], Floats]) -> Floats:
+        out = np.empty((rows, len(self.names)), np.float32)
         for set_id, (places, chosen) in self._chosen.items():
-            out[:, places] = self.tables[set_id].scores(embeddings)[:, chosen]
+            out[:, places] = score(self.tables[set_id])[:, chosen]
         return out
 
     def display(self, language: str) -> dict[str, str]:
@@ -157,27 +180,36 @@ def score_images(
         with Reader() as own:
             yield from score_images(paths, bundle, engine, selection, own, keep_heat)
         return
-    reader.intensity = bundle.manifest.intensity
-    reader.high_byte = bundle.manifest.resolved_geometry().high_byte
+    for waiting in crops_of(paths, presets_of(bundle), reader, keep_heat):
+        yield from _run(waiting, engine, selection, keep_heat)
+
+
+def crops_of(
+    paths: Iterable[str], presets: Presets, reader: Reader, keep_picture: bool = False
+) -> Iterator[list[tuple[ImageResult, Crop | None]]]:
+    """Up to BATCH results at once, in order, each with what the network sees of it: a crop, or
+    None where the image is refused. PyTorch and the bundle are both fed from here."""
+    reader.intensity, reader.high_byte = presets.intensity, presets.geometry.high_byte
     waiting: list[tuple[ImageResult, Crop | None]] = []
     for path in paths:
-        waiting.append(_prepare(path, bundle, reader, keep_heat))
+        waiting.append(_prepare(path, presets, reader, keep_picture))
         if len(waiting) == BATCH:
-            yield from _run(waiting, engine, selection, keep_heat)
+            yield waiting
             waiting = []
-    yield from _run(waiting, engine, selection, keep_heat)
+    if waiting:
+        yield waiting
 
 
 def _prepare(
-    path: str, bundle: Bundle, reader: Reader, keep_picture: bool
+    path: str, presets: Presets, reader: Reader, keep_picture: bool
 ) -> tuple[ImageResult, Crop | None]:
     result = ImageResult(path)
     try:
         image = reader.read(path, display=keep_picture)
         result.study_key, result.instance_key = image.study_key, image.instance_key
         result.patient_key, result.view = image.patient_key, image.view
-        result.flags = _flags(image, bundle, keep_picture)
-        crop = to_crop(image.grey, bundle.manifest.resolved_geometry())
+        result.flags = _flags(image, presets, keep_picture)
+        crop = to_crop(image.grey, presets.geometry)
     except RefusedImage as refusal:
         result.refuse(refusal.status, refusal.reason, str(refusal))
         result.view = refusal.view or result.view
@@ -189,24 +221,22 @@ def _prepare(
     return result, crop
 
 
-def _flags(image: Radiograph, bundle: Bundle, heat: bool) -> list[str]:
+def _flags(image: Radiograph, presets: Presets, heat: bool) -> list[str]:
     """Flags for the reader; NotEvaluated for a view that the bundle's training did not have."""
     flags = list(image.flags)
     if image.view == "unknown":
         flags.append("view_unknown")
-    if image.view == "oblique" or (
-        image.view == "lateral" and "lateral" not in bundle.manifest.views
-    ):
+    if image.view == "oblique" or (image.view == "lateral" and "lateral" not in presets.views):
         refusal = NotEvaluated(
             "view",
-            f"the image is {image.view}; this bundle scores {', '.join(bundle.manifest.views)}",
+            f"the image is {image.view}; this bundle scores {', '.join(presets.views)}",
         )
         refusal.study_key, refusal.view = image.study_key, image.view
         raise refusal
     height, width = image.grey.shape
-    if has_few_pixels(height, width, bundle.manifest.resolved_geometry()):
+    if has_few_pixels(height, width, presets.geometry):
         flags.append("enlarged")
-    if heat and any(c.get("patches") == "not trained" for c in bundle.manifest.checkpoint):
+    if heat and not presets.patches_trained:
         flags.append("patches_untrained")
     return flags
 
@@ -221,7 +251,7 @@ def _run(
     heat = None
     if crops:
         embeddings = engine.encode(np.stack(crops))
-        scores = selection.scores(embeddings.image)
+        scores = selection.image_scores(embeddings)
         heat = heatmaps(embeddings, selection) if keep_heat else None
     row = 0
     for result, crop in waiting:
@@ -242,7 +272,7 @@ def _run(
 def heatmaps(embeddings: Embeddings, selection: Selection) -> NDArray[np.float32]:
     """float32 [N, L, g, g]: Z of every patch, the same query graph fed N g² rows."""
     n, side, _, dim = embeddings.patches.shape
-    cells = selection.scores(embeddings.patches.reshape(-1, dim))
+    cells = selection.cell_scores(embeddings.patches.reshape(-1, dim))
     return np.ascontiguousarray(cells.reshape(n, side, side, -1).transpose(0, 3, 1, 2))
 
 
@@ -262,9 +292,7 @@ def clipped(boxes: NDArray[np.float64], height: int, width: int) -> NDArray[np.f
     return np.clip(boxes, 0, [width, height, width, height])
 
 
-def cells_in_image(
-    cells: NDArray[np.float32], shape: tuple[int, ...], geometry: Geometry
-) -> NDArray[np.float32]:
+def cells_in_image(cells: Floats, shape: tuple[int, ...], geometry: Geometry) -> Floats:
     """float32 [g, g], NaN for cells of nothing but the black frame: no picture shows them."""
     height, width = shape
     boxes = clipped(cell_boxes(height, width, geometry, len(cells)), height, width)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tier_infer.bundle import Bundle, sha256
-from tier_infer.engine import open_session
+from tier_infer.engine import Embeddings, open_session
 from tier_infer.errors import IntegrityError, UsageError
 from tier_infer.scoring import Selection
 from tier_infer.tokenizer_json import checked_tokenizer, in_rust
@@ -172,7 +172,11 @@ class Asked:
     labels: list[dict[str, Any]]  # the only one
     direction: Floats  # [D]
 
-    def scores(self, embeddings: Floats) -> Floats:
+    def image_scores(self, found: Embeddings) -> Floats:
+        """float32 [N, 1]"""
+        return self.cell_scores(found.image)
+
+    def cell_scores(self, embeddings: Floats) -> Floats:
         """float32 [M, D] → float32 [M, 1], Z of eq. 4. Row by row, whatever M is."""
         z: Floats = (embeddings * self.direction).sum(-1, keepdims=True)
         return z

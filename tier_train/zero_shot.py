@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tier_infer.label_sets import LabelSet
 from tier_infer.metrics import roc_auc
+from tier_infer.pooling import Pool, TopK
 from tier_train.model import DualEncoder
 from tier_train.towers.image_encoder import unit_norm
 from tier_train.towers.text_encoder import Tokenizer, embed_prompts
@@ -29,6 +30,16 @@ def _query(model: DualEncoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> 
     """eq. 3: unit-norm prompt embeddings, averaged, renormalised. One by one: no padding."""
     each = [embed_prompts(model.words, tokenizer, [prompt])[0] for prompt in prompts]
     return unit_norm(torch.stack(each).mean(0)).cpu()
+
+
+def pooled(patch_z: Tensor, pool: Pool) -> Tensor:
+    """Scores of patches [N, P, L] → [N, L]: their soft maximum, τ · log mean exp(z / τ), which is
+    the mean for τ → ∞ and the maximum for τ → 0; or the mean of the k highest, of all for k ≥ P."""
+    if isinstance(pool, TopK):
+        return patch_z.topk(min(pool.k, patch_z.shape[1]), dim=1).values.mean(1)
+    top = patch_z.amax(1, keepdim=True)
+    rest = ((patch_z - top) / pool.temperature).exp().mean(1)
+    return top.squeeze(1) + pool.temperature * rest.log()
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from tests.export.kin import saved, shifted, shuffled, stranger
-from tier_export.average import _taken_apart, average_of, check_average, compared, members_for
+from tier_export.average import average_of, check_average, compared, members_for, taken_apart
 from tier_export.cli import main
 from tier_export.crops import phantom_crops
 from tier_export.members import Members, members_of
@@ -78,8 +78,7 @@ def z(members: Members, labels: LabelSet, pixels: NDArray[np.uint8]) -> NDArray[
 
 
 def rows_of(members: Members, labels: LabelSet, crops: Crops) -> list[dict[str, Any]]:
-    image_e, _ = members.encode(crops.pixels)
-    return compared(members, image_e, members.table(labels), labels, crops)
+    return compared(members, members.encode(crops.pixels), members.table(labels), labels, crops)
 
 
 def test_weights_that_err_oppositely_average_to_what_they_err_about(
@@ -156,10 +155,10 @@ def test_members_ensemble_and_average_are_compared(
     three: list[Checkpoint], labels: LabelSet, crops: Crops
 ) -> None:
     members = members_of(three)
-    image_e, _ = members.encode(crops.pixels)
-    parts = _taken_apart(members, image_e, members.table(labels))
+    encoded = members.encode(crops.pixels)
+    parts = taken_apart(members, encoded, members.table(labels), labels)
     assert np.abs(parts[1] - z(members_of(three[1:2]), labels, crops.pixels)).max() < 1e-6
-    rows = compared(members, image_e, members.table(labels), labels, crops)
+    rows = compared(members, encoded, members.table(labels), labels, crops)
     assert [row["what"] for row in rows] == ["member"] * 3 + ["ensemble", "average"]
     for row, member in zip(rows, three, strict=False):
         areas = zero_shot_auc(member.model, member.tokenizer, crops.pixels, crops.truth, labels)

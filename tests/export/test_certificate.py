@@ -29,8 +29,9 @@ from tier_export.certificate import Prover, certificate_file, summary, table
 from tier_export.crops import phantom_crops
 from tier_export.export import prove, prover_of
 from tier_export.half import HalfEncoder
+from tier_export.heads import numpy_score
 from tier_export.members import members_of
-from tier_export.parity import GATES, Crops, numpy_score
+from tier_export.parity import GATES, Crops
 from tier_infer.bundle import load_bundle
 from tier_infer.golden import GOLDEN_GATES
 from tier_infer.label_sets import load_label_set

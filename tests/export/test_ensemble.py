@@ -21,8 +21,9 @@ from tier_export.cli import main
 from tier_export.crops import phantom_crops
 from tier_export.export import prove, prover_of, query_files
 from tier_export.graphs import encoder_graph
+from tier_export.heads import onnx_query
 from tier_export.members import NODES, Members, members_of, weight_bytes
-from tier_export.parity import Crops, onnx_encoder, onnx_query
+from tier_export.parity import Crops, onnx_encoder
 from tier_infer.bundle import Bundle, load_bundle
 from tier_infer.errors import ParityError, UsageError
 from tier_infer.label_sets import LabelSet, load_label_set

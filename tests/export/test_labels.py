@@ -265,7 +265,7 @@ def test_ten_thousand_labels_are_a_matter_of_seconds(bundle: Path) -> None:
     after = load_bundle(bundle)
     selection = select_labels(after, [f"many:BEFUND {n}" for n in reversed(range(10_000))])
     e = np.eye(128, dtype=np.float32)
-    found = selection.scores(e)
+    found = selection.cell_scores(e)
     assert time.process_time() - start < 30
     assert shared == 1
     assert selection.names[0] == "many:label_9999"

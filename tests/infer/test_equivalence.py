@@ -119,7 +119,7 @@ def score(site: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
 
     def run(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
         crop = to_crop(grey, bundle.manifest.resolved_geometry())
-        return selection.scores(engine.encode(crop[None]).image)[0]
+        return selection.image_scores(engine.encode(crop[None]))[0]
 
     return run
 

@@ -34,7 +34,7 @@ def test_cuda_gives_the_scores_of_the_cpu(site: Path, precision: str, allowed: f
     table = QueryTable(bundle, "chexpert")
     cpu = Engine(bundle, "cpu", "fp32").encode(pixels)
     gpu = Engine(bundle, "cuda", precision).encode(pixels)
-    assert np.abs(table.scores(gpu.image) - table.scores(cpu.image)).max() <= allowed
+    assert np.abs(table.image_scores(gpu) - table.image_scores(cpu)).max() <= allowed
     assert Engine(bundle, "auto").device == "cuda"
 
 

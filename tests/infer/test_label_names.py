@@ -191,7 +191,10 @@ def test_an_undetermined_name_stands_in_every_language() -> None:
     class Typed:
         labels = [{"id": "query", "names": {"und": "Query"}}]  # noqa: RUF012
 
-        def scores(self, embeddings: Any) -> Any:
+        def image_scores(self, found: Any) -> Any:
+            return found
+
+        def cell_scores(self, embeddings: Any) -> Any:
             return embeddings
 
     assert Selection(("query",), {"t": Typed()}, (("t", 0),)).display("de") == {"query": "Query"}

@@ -234,9 +234,9 @@ def test_sentences_stand_after_the_labels(bundle: Bundle, words: Words) -> None:
     assert both.names == ("edema", "cardiomegaly", "query")
     assert alone.names == ("query",)
     rows = np.random.default_rng(0).normal(size=(5, words.manifest.embed_dim)).astype(np.float32)
-    found = both.scores(rows)
-    np.testing.assert_array_equal(found[:, :2], labels.scores(rows))
-    np.testing.assert_array_equal(found[:, 2:], alone.scores(rows))
+    found = both.cell_scores(rows)
+    np.testing.assert_array_equal(found[:, :2], labels.cell_scores(rows))
+    np.testing.assert_array_equal(found[:, 2:], alone.cell_scores(rows))
 
 
 def test_a_set_may_be_called_like_the_option(words: Words) -> None:
@@ -246,14 +246,14 @@ def test_a_set_may_be_called_like_the_option(words: Words) -> None:
     both = with_sentences(chosen, words, ["Edema is present."], [])
     assert both.names == ("query:edema", "query")
     ones = np.ones((1, words.manifest.embed_dim), np.float32)
-    assert both.scores(ones)[0, 0] == 2 * words.manifest.embed_dim
+    assert both.cell_scores(ones)[0, 0] == 2 * words.manifest.embed_dim
 
 
 def test_a_row_scores_the_same_in_any_company() -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(97, 128)).astype(np.float32)
     asked = Asked([], rng.normal(size=128).astype(np.float32))
-    together = asked.scores(rows)
+    together = asked.cell_scores(rows)
     assert together.shape == (97, 1)
-    assert [float(asked.scores(row[None])[0, 0]) for row in rows] == together[:, 0].tolist()
+    assert [float(asked.cell_scores(row[None])[0, 0]) for row in rows] == together[:, 0].tolist()
     np.testing.assert_allclose(together[:, 0], rows @ asked.direction, atol=1e-4)

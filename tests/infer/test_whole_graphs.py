@@ -196,4 +196,4 @@ def test_a_table_that_only_claims_its_size_is_refused(sound: Path, tmp_path: Pat
     graph.graph.initializer.append(numpy_helper.from_array(kept, "kept"))
     table = QueryTable(with_graph(sound, tmp_path / "b", QUERIES, graph), "chexpert")
     with pytest.raises(IntegrityError, match=rf"gives scores of shape \[2, {rows - 1}\] for 2"):
-        table.scores(np.ones((2, 128), np.float32))
+        table.cell_scores(np.ones((2, 128), np.float32))

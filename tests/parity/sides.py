@@ -14,16 +14,9 @@ from onnx import numpy_helper
 from tests.conftest import DATA
 from tier_export.crops import phantom_crops
 from tier_export.export import half_encoder
+from tier_export.heads import numpy_score, onnx_query
 from tier_export.members import members_of
-from tier_export.parity import (
-    Crops,
-    Outputs,
-    compare,
-    numpy_score,
-    onnx_encoder,
-    onnx_query,
-    outputs,
-)
+from tier_export.parity import Crops, Outputs, compare, onnx_encoder, outputs
 from tier_infer.bundle import load_bundle
 from tier_infer.geometry import Geometry, to_crop
 from tier_infer.images import load_image

@@ -15,9 +15,10 @@ from onnx import numpy_helper
 
 from tests.parity.sides import Sides
 from tier_export.fp16 import to_fp16
-from tier_export.parity import Crops, Floats, Outputs, breaches, check, compare, numpy_score
-from tier_export.ranking import rank_correlation
+from tier_export.heads import Floats, numpy_score
+from tier_export.parity import Crops, Outputs, breaches, check, compare
 from tier_infer.errors import ParityError, UsageError
+from tier_infer.evaluation.ranking import rank_correlation
 
 
 def judged(sides: Sides, precision: str, after: Outputs) -> list[str]:

@@ -21,16 +21,9 @@ from tier_export.certificate import Prover
 from tier_export.crops import phantom_crops
 from tier_export.export import half_encoder
 from tier_export.fp16 import half_facts
+from tier_export.heads import numpy_score
 from tier_export.int8 import fit_int8
-from tier_export.parity import (
-    Crops,
-    breaches,
-    check,
-    compare,
-    numpy_score,
-    onnx_encoder,
-    scored,
-)
+from tier_export.parity import Crops, breaches, check, compare, onnx_encoder, scored
 from tier_infer.errors import ParityError, UsageError
 
 

@@ -18,7 +18,8 @@ from sklearn.metrics import roc_auc_score
 
 import tier_export.cells
 from tests.parity.sides import Sides
-from tier_export.parity import Crops, Outputs, check, compare, numpy_score, scored
+from tier_export.heads import numpy_score
+from tier_export.parity import Crops, Outputs, check, compare, scored
 
 PROOFS = ("fp32", "fp16", "fp16 half activations")
 

@@ -44,7 +44,8 @@ class Export(click.Command):
     multiple=True,
     metavar="SET",
     help="Label set: a packaged name such as chexpert, or a TOML file; may be repeated, the first "
-    "is the default set. Default: what the checkpoint's recipe names as its prompts.",
+    "is the default set. chexpert@top_k=5 and chexpert@log_sum_exp=0.1 pool the scores of patches. "
+    "Default: what the checkpoint's recipe names as its prompts.",
 )
 @click.option(
     "--dataset",
@@ -99,7 +100,7 @@ def export(
 
     target = Path(output)
     replaced = check_target(target)
-    sets = [load_label_set(source) for source in queries]
+    sets = [load_label_set(source, pooled=True) for source in queries]
     twice = {s.id for s in sets if [t.id for t in sets].count(s.id) > 1}
     if twice:
         raise UsageError(f"two label sets have the same name, {min(twice)}; rename one in its file")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tier_infer.label_sets import LabelSet
 
 SCHEMA = "tier-labels/1"
-Row = dict[str, Any]  # action, set, labels, sha256 of the query graph; if listed, languages
+Row = dict[str, Any]  # action, set, labels, sha256 of the query graph; if listed, languages, pool
 
 
 @click.command("labels", context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,7 +28,7 @@ Row = dict[str, Any]  # action, set, labels, sha256 of the query graph; if liste
     multiple=True,
     metavar="SET",
     help="Label set to add or replace: a packaged name such as chexpert, or a TOML file; may be "
-    "repeated.",
+    "repeated. chexpert@top_k=5 and chexpert@log_sum_exp=0.1 pool the scores of patches.",
 )
 @click.option(
     "--bundle",
@@ -83,7 +83,7 @@ def labels(
     from tier_export import labels as swap
     from tier_infer.label_sets import load_label_set, normal_id
 
-    sets = [load_label_set(source) for source in queries]
+    sets = [load_label_set(source, pooled=True) for source in queries]
     ids = [s.id for s in sets]
     out = list(dict.fromkeys(normal_id(name) for name in remove))
     first = None if default is None else normal_id(default)
@@ -94,11 +94,13 @@ def labels(
         return
     if check:
         bundle = swap.open_bundle(folder, ids)
+        swap.check_pools(bundle, sets)
         _check(sets, _source(bundle, checkpoint), bundle.manifest, as_json)
         return
     bundle = swap.open_to_write(folder, [*ids, *out])
     swap.check_writable(bundle, folder)
     swap.check_wish(bundle, ids, out, first)
+    swap.check_pools(bundle, sets)
     source = _source(bundle, checkpoint) if sets else None
     made = [swap.make(s, source) for s in sets if source]
     _warn(made)
@@ -133,13 +135,16 @@ def _check_names(ids: Sequence[str], out: Sequence[str]) -> None:
 def _list(bundle: Bundle, as_json: bool) -> None:
     from tier_infer.engine import QueryTable
     from tier_infer.label_names import names_of
+    from tier_infer.pooling import described
 
     rows: list[Row] = []
     for set_id, entry in bundle.manifest.label_sets.items():
-        known = QueryTable(bundle, set_id).labels
+        query = QueryTable(bundle, set_id)
+        known = query.labels
         languages = sorted({code for label in known for code in names_of(label)})
         row = {"action": "listed", "set": set_id, "labels": len(known), "sha256": entry["sha256"]}
-        rows.append(row | {"languages": languages})
+        pool = {"pool": described(query.pool)} if query.pool else {}
+        rows.append(row | {"languages": languages} | pool)
     _tell(rows, [], bundle.manifest, as_json)
 
 
@@ -215,6 +220,7 @@ def _tell(
         languages = f"  {' '.join(row['languages']):<{spoken}}" if "languages" in row else ""
         mark = "  default" if languages and row["set"] == default else ""
         short = (row["sha256"] or "")[:12]
+        mark += "".join(f"  {value}" for value in row.get("pool", {}).values())
         click.echo(f"{action}{row['set']:<{width}} {count}{languages}  {short}{mark}".rstrip())
     changed = (
         f", was {was}: a bare label now means {default}'s" if was not in (None, default) else ""

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from tier_infer.errors import UsageError
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument(
@@ -22,16 +24,25 @@ import click
 )
 @click.option(
     "--dataset",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE.csv",
-    help="Measure on the images of this manifest (its test split); default: phantoms.",
+    metavar="KIND:PATH|FILE.csv",
+    help="Measure on these labelled images, with AUC by label: a manifest (its test split), or a "
+    "dataset of `tier-infer evaluate` such as chexpert:ROOT; at most 512, evenly taken. Default: "
+    "phantoms.",
 )
+@click.option("--split", help="Of --dataset. Default: the split that its papers report.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def verify(
-    folder: Path, against: tuple[Path, ...], dataset: Path | None, as_json: bool, debug: bool
+    folder: Path,
+    against: tuple[Path, ...],
+    dataset: str | None,
+    split: str | None,
+    as_json: bool,
+    debug: bool,
 ) -> None:
     """Measure a bundle again and hold it against its certificate."""
+    if split is not None and dataset is None:
+        raise UsageError("--split is one of a dataset; name it with --dataset")
     if against:
         from tier_train.cli.process import prepare_process
 
@@ -42,7 +53,7 @@ def verify(
     from tier_infer.bundle import load_bundle
 
     bundle = load_bundle(folder, unused=True)
-    found = run(bundle, against, dataset)
+    found = run(bundle, against, dataset, split)
     click.echo(to_json(bundle, found) if as_json else "\n".join(to_lines(bundle, found)))
     refuse_broken(found)
     if found.differences:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tier_infer.evaluation.ranking import Floats, rank_correlation
+from tier_infer.pooling import BLOCK
 
 if TYPE_CHECKING:
     from tier_export.parity import Outputs
 
-BLOCK = 2**23  # cells scored at once, 32 MB: all of 10,000 labels on 320 crops are 0.6 GB a side
 MIN_CELLS = 256  # that a ranking is measured on, however many labels there are
 
 

@@ -37,7 +37,7 @@ from functools import cached_property
 from importlib import metadata
 from typing import Any
 
-from tier_export.heads import Score, onnx_query
+from tier_export.heads import GraphScore, Score
 from tier_export.parity import (
     GATES,
     MAX_DNORM,
@@ -95,7 +95,7 @@ class Prover:
         self.facts: dict[str, dict[str, Any]] = {}  # precision → what the file is made of
         self.compared: list[dict[str, Any]] = []  # members, ensemble and average, side by side
         self._encode, self._exact_score = encode, score
-        self._score = {set_id: onnx_query(graph) for set_id, graph in queries.items()}
+        self._score = {set_id: GraphScore(graph) for set_id, graph in queries.items()}
 
     @cached_property
     def exact(self) -> dict[str, Outputs]:

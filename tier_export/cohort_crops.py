@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from tier_export.crops import MAX_CROPS, manifest_crops
+from tier_export.crops import MAX_CROPS, SPLITS, evenly
 from tier_export.parity import Crops
 from tier_infer.errors import UsageError
-from tier_infer.evaluation.cohort import Cohort
+from tier_infer.evaluation.cohort import NO_PATIENTS, Cohort
+from tier_infer.evaluation.places import split_name
 from tier_infer.reader import Reader
 from tier_infer.scoring import Presets, crops_of
 
@@ -18,31 +20,45 @@ from tier_infer.scoring import Presets, crops_of
 def crops_from(
     source: str, split: str | None, presets: Presets, limit: int = MAX_CROPS
 ) -> tuple[Crops, list[str]]:
-    """`source` is a manifest of the training side, FILE.csv, or a dataset as the evaluation names
-    it, KIND:PATH; the second part says which images were not used, and why.
+    """`source` is a dataset as the evaluation names it, KIND:PATH; FILE.csv is manifest:FILE.csv.
+    The second part says which images were not used, and why.
 
+    Of a manifest without `split` the rows that the export takes (see `crops.manifest_crops`).
     UsageError where nothing is left, and for another word.
     """
-    path = Path(source)
-    if path.is_file():
-        crops = manifest_crops(path, presets.geometry, presets.intensity, limit, split)
-        return crops, []
-    if ":" not in source:
+    from tier_infer.evaluation.datasets import open_cohort
+
+    if Path(source).is_file():
+        source = f"manifest:{source}"
+    elif ":" not in source:
         raise UsageError(
             f"--dataset {source} does not exist; name a manifest, FILE.csv, or a dataset, KIND:PATH"
         )
-    from tier_infer.evaluation.datasets import open_cohort
+    cohort = open_cohort(source, split)
+    if cohort.kind == "manifest" and split is None:
+        cohort = _tested(cohort)
+    return cohort_crops(cohort, presets, limit)
 
-    return cohort_crops(open_cohort(source, split), presets, limit)
+
+def _tested(cohort: Cohort) -> Cohort:
+    splits = [split_name(word) for word in cohort.groups.get("split", ())]
+    for split in SPLITS:
+        if split in splits:
+            keep = np.array([word == split for word in splits])
+            return replace(cohort.part(keep), split=split)
+    return cohort
 
 
 def cohort_crops(cohort: Cohort, presets: Presets, limit: int) -> tuple[Crops, list[str]]:
     """At most `limit` images, evenly taken of those whose view the network was trained on."""
+    named = set(cohort.groups.get("intensity", ())) - {"", presets.intensity}
+    if named:
+        raise UsageError(f"{cohort.name} names intensity {min(named)}, the bundle "
+                         f"{presets.intensity}")  # fmt: skip
+    left_out = Counter(cohort.left_out)
     sideways = [c.view == "lateral" and "lateral" not in presets.views for c in cohort.cases]
-    left_out = Counter({"laterals, which the network was not trained on": sum(sideways)})
-    kept = np.flatnonzero(~np.array(sideways, bool))
-    if len(kept) > limit:
-        kept = kept[np.linspace(0, len(kept) - 1, limit).astype(np.int64)]
+    left_out["laterals, which the network was not trained on"] += sum(sideways)
+    kept = evenly(np.flatnonzero(~np.array(sideways, bool)).tolist(), limit)
     places = [str(cohort.root / cohort.cases[i].place) for i in kept]
     crops, rows = [], []
     with Reader() as reader:
@@ -58,4 +74,6 @@ def cohort_crops(cohort: Cohort, presets: Presets, limit: int) -> tuple[Crops, l
         raise UsageError(f"no image of {cohort.name} can be used; {'; '.join(notes)}")
     truth = {label: cohort.truth[rows, column] for column, label in enumerate(cohort.labels)}
     source = f"{len(crops)} of {len(cohort)} images of {cohort.name}"
+    source += f", split {cohort.split}" if cohort.split else ""
+    notes += [note for note in cohort.notes if note != NO_PATIENTS]  # here are no intervals
     return Crops(np.stack(crops), truth, source), notes

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,10 +20,12 @@ from tier_train.data.dataset import Dataset, Row, truth_table
 from tier_train.data.manifest import read_manifest
 from tier_train.phantoms.phantom import FINDINGS, draw_phantom
 
+T = TypeVar("T")
 PHANTOMS = "phantoms"
 PHANTOM_SEED = 20221213  # no training set uses it: the first version of the paper's date
 PHANTOM_COUNT = 320  # at a prevalence of 0.16 about 51 × 269 pairs a label, 7e-5 of AUC each
 MAX_CROPS = 512
+SPLITS = ("test", "val")  # that parity is measured on where a manifest has them
 CALIBRATION_COUNT = 128  # of phantoms 8 give the same error as 256; radiographs differ more
 FIRST_CALIBRATION = 100_000  # index of a phantom that parity is never measured on
 
@@ -46,17 +49,21 @@ def manifest_crops(
     geometry: Geometry,
     intensity: str,
     limit: int = MAX_CROPS,
-    split: str | None = None,
 ) -> Crops:
-    """The manifest's rows of `split`, at most `limit`, evenly taken; None: its test rows, all rows
-    if it has none. UsageError for a split without rows."""
+    """The rows of the first of SPLITS that the manifest has, of any other manifest all; at most
+    `limit`, evenly taken."""
     manifest = read_manifest(path)
-    tested = manifest.split(split or "test")
-    if split and not tested:
-        present = ", ".join(sorted({row.split for row in manifest.rows if row.split})) or "none"
-        raise UsageError(f"{path} has no rows of split {split}; it has {present}")
-    crops = _crops_of(manifest, tested or list(manifest.rows), geometry, intensity, limit)
-    return crops if tested else replace(crops, source=f"{crops.source} without a test split")
+    for split in SPLITS:
+        if rows := manifest.split(split):
+            crops = _crops_of(manifest, rows, geometry, intensity, limit)
+            return replace(crops, source=f"{crops.source} of split {split}")
+    crops = _crops_of(manifest, list(manifest.rows), geometry, intensity, limit)
+    return replace(crops, source=f"{crops.source} without a test split")
+
+
+def evenly(rows: list[T], limit: int) -> list[T]:
+    """At most `limit` of them."""
+    return rows[:: max(1, -(-len(rows) // limit))]
 
 
 def calibration_crops(source: str, geometry: Geometry, intensity: str) -> Crops:
@@ -94,7 +101,7 @@ def _crops_of(
     manifest: Dataset, rows: list[Row], geometry: Geometry, intensity: str, limit: int
 ) -> Crops:
     path = manifest.path
-    rows = rows[:: -(-len(rows) // limit)]
+    rows = evenly(rows, limit)
     if manifest.intensity not in ("", intensity):
         raise UsageError(f"{path} names intensity {manifest.intensity}, the checkpoint {intensity}")
     crops = []

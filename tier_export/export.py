@@ -21,17 +21,19 @@ from tier_export.graphs import check_signature, encoder_graph
 from tier_export.half import HalfEncoder
 from tier_export.heads import Floats, Score
 from tier_export.int8 import fit_int8
+from tier_export.label_proof import check_read
 from tier_export.lint import check_set, told
 from tier_export.members import BATCH, Members, exact_score, joined
 from tier_export.parity import Crops, Encode, onnx_encoder
 from tier_export.queries import query_graph, set_entry
-from tier_export.refusals import pool_errors, refuse, unreadable
+from tier_export.refusals import refuse, unreadable
 from tier_export.text_graph import text_files
 from tier_export.writing import Files, check_target, write_bundle
 from tier_infer.bundle import CERTIFICATE, ENCODERS, Manifest, sha256
 from tier_infer.errors import ParityError
 from tier_infer.geometry import described
 from tier_infer.label_sets import LabelSet
+from tier_infer.pooling import pool_errors
 
 Say = Callable[[str], None]
 HALF = "torch cpu, half activations"
@@ -118,6 +120,7 @@ def build(
         golden={path: entry(data) for path, data in golden.items()},
         text=text,
     )
+    check_read(manifest, files, tables)
     certificate = certificate_file(prover, encoders, manifest)  # it names the bundle's hash
     manifest = replace(manifest, certificate={CERTIFICATE: entry(certificate)})
     return manifest, prover, files | encoders | golden | {CERTIFICATE: certificate}
@@ -153,16 +156,19 @@ def query_files(
     members: Members, sets: Sequence[LabelSet], opset: int, say: Say
 ) -> tuple[dict[str, Floats], Files]:
     """set → its table float32 [L, D], and its graph."""
-    tables, queries = {}, {}
+    tables: dict[str, Floats] = {}
+    queries: Files = {}
     rows, patches = members.described(), members.cells**2
-    refuse([error for labels in sets for error in pool_errors(labels, rows, patches)])
+    refuse([e for s in sets for e in pool_errors(s.id, s.pool, rows, patches)])
     readers = [network.tokenizer for network in members.networks]
-    for labels in sets:
-        refuse([*unreadable(labels, readers).values()])
-        table = members.table(labels)
-        for line in told(check_set(labels, table, readers)):
-            say(f"{labels.id}: {line}")
-        tables[labels.id] = table
+    for place, labels in enumerate(sets):
+        twin = next((s.id for s in sets[:place] if s.labels == labels.labels), None)
+        if twin is None:  # else only its pool is another
+            refuse([*unreadable(labels, readers).values()])
+            tables[labels.id] = members.table(labels)
+            for line in told(check_set(labels, tables[labels.id], readers)):
+                say(f"{labels.id}: {line}")
+        table = tables[labels.id] = tables[twin or labels.id]
         graph = query_graph(table, labels, members.text_sha256, opset)
         queries[labels.id] = graph.SerializeToString()
     return tables, queries

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tier_export.cells import BLOCK
 from tier_infer.engine import open_session
+from tier_infer.label_sets import LabelSet
+from tier_infer.pooling import Pool, in_blocks, pooled
 
 Floats = NDArray[np.float32]
 Pooling = Callable[[Floats], Floats]  # scores of patches [N, P, L] → [N, L]
+Pools = Callable[[Any, Pool], Any]  # likewise
 
 
 class Score(Protocol):
@@ -32,8 +34,10 @@ class Score(Protocol):
 
 @dataclass(frozen=True)
 class TableScore:
+    """eq. 4 of the reference."""
+
     table: Floats  # [L, D], q⁺ − q⁻
-    pooling: Pooling | None
+    pooling: Pooling | None = None  # of a set of patch scores
 
     def __call__(self, embeddings: Floats) -> Floats:
         return embeddings @ self.table.T
@@ -42,10 +46,12 @@ class TableScore:
         pooling = self.pooling
         if pooling is None:
             return self(image)
-        return _in_blocks(lambda part: pooling(part @ self.table.T), patches, len(self.table))
+        return in_blocks(lambda part: pooling(part @ self.table.T), patches, len(self.table))
 
 
 class GraphScore:
+    """A query graph of either kind, on the CPU."""
+
     def __init__(self, graph: bytes) -> None:
         self._session = open_session(graph, "cpu")
         self._input = self._session.get_inputs()[0].name
@@ -58,26 +64,14 @@ class GraphScore:
         if not self._pooled:
             return self(image)
         width = self._session.get_outputs()[0].shape[1]
-        return _in_blocks(self._run, patches, width if isinstance(width, int) else 1)
+        return in_blocks(self._run, patches, width if isinstance(width, int) else 1)
 
     def _run(self, rows: Floats) -> Floats:
         result: Floats = self._session.run(["scores"], {self._input: rows})[0]
         return result
 
 
-def numpy_score(table: Floats, pooling: Pooling | None = None) -> Score:
-    """eq. 4 of the reference; `pooling` for a set of patch scores."""
-    return TableScore(table, pooling)
-
-
-def onnx_query(graph: bytes) -> Score:
-    """A query graph of either kind, on the CPU."""
-    return GraphScore(graph)
-
-
-def _in_blocks(score: Pooling, patches: Floats, labels: int) -> Floats:
-    """[N, g, g, D] → [N, L]; `score` is given [n, P, D], so few that memory is bounded."""
-    count, _, _, dim = patches.shape
-    rows = patches.reshape(count, -1, dim)
-    step = max(1, BLOCK // (rows.shape[1] * labels))
-    return np.concatenate([score(rows[i : i + step]) for i in range(0, count, step)])
+def table_score(table: Any, labels: LabelSet, by: Pools = pooled) -> TableScore:
+    """eq. 4 in the precision of table [L, D]; `by` pools patches where the set says so."""
+    pool = labels.pool
+    return TableScore(table, None if pool is None else lambda z: by(z, pool))

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tier_export.heads import Floats, Score, numpy_score, onnx_query
-from tier_infer.errors import ParityError
+from tier_export.heads import Floats, GraphScore, table_score
+from tier_infer.bundle import Bundle, Manifest
+from tier_infer.engine import QueryTable
+from tier_infer.errors import IntegrityError, ParityError
 from tier_infer.golden import Golden
 from tier_infer.label_sets import LabelSet
-from tier_infer.pooling import pooled
+from tier_infer.pooling import MAX_DPOOL
 
 MAX_DZ = 1e-6  # between the query graph and its table's product in float64
-MAX_DPOOL = 1e-5  # of a set of patch scores: a temperature of 10 multiplies the last bit
-
-
-def table_score(table: Any, labels: LabelSet) -> Score:
-    """eq. 4 in NumPy, in the precision of table [L, D]; of patches pooled where the set says so."""
-    pooling = None if labels.pool is None else functools.partial(pooled, pool=labels.pool)
-    return numpy_score(table, pooling)
 
 
 def proven(graph: bytes, table: Floats, labels: LabelSet, golden: Golden | None) -> Floats:
@@ -30,7 +26,7 @@ def proven(graph: bytes, table: Floats, labels: LabelSet, golden: Golden | None)
     image, patches = axes, axes[None, :, None]
     if golden:
         image, patches = golden.image, golden.patches
-    found, exact = onnx_query(graph), table_score(table.astype(np.float64), labels)
+    found, exact = GraphScore(graph), table_score(table.astype(np.float64), labels)
     wide: Any = image.astype(np.float64), patches.astype(np.float64)
     pairs = ((found(image), exact(wide[0])), (found.images(image, patches), exact.images(*wide)))
     worst = max(float(np.abs(a - b).max()) if a.shape == b.shape else np.inf for a, b in pairs)
@@ -41,3 +37,14 @@ def proven(graph: bytes, table: Floats, labels: LabelSet, golden: Golden | None)
             f"allowed {allowed:g}; the bundle is as it was"
         )
     return table_score(table, labels).images(image, patches)
+
+
+def check_read(manifest: Manifest, files: Mapping[str, bytes], sets: Iterable[str]) -> None:
+    """ParityError for a set that `tier-infer` would refuse, before it is written."""
+    bundle = Bundle(Path(), manifest, dict(files))
+    for set_id in sets:
+        try:
+            QueryTable(bundle, set_id)
+        except IntegrityError as error:
+            words = str(error).partition(";")[0]
+            raise ParityError(f"{words}, so nothing could score with it") from None

@@ -16,11 +16,11 @@ import numpy as np
 
 from tier_export import OPSET
 from tier_export.golden_gate import widened
-from tier_export.heads import Floats
-from tier_export.label_proof import proven, table_score
+from tier_export.heads import Floats, table_score
+from tier_export.label_proof import check_read, proven
 from tier_export.lint import Finding, lint
 from tier_export.queries import query_graph, set_entry
-from tier_export.refusals import Reads, direction_errors, pool_errors, refuse, unreadable
+from tier_export.refusals import Reads, direction_errors, refuse, unreadable
 from tier_export.writing import Files, recover, write_bundle
 from tier_infer.bundle import (
     MAX_MANIFEST_BYTES,
@@ -34,6 +34,7 @@ from tier_infer.bundle import (
 from tier_infer.errors import IntegrityError, UsageError
 from tier_infer.golden import TABLE, SetScores, golden_files, read_golden
 from tier_infer.label_sets import Label, LabelSet
+from tier_infer.pooling import pool_errors
 
 Sentences = tuple[str, ...]
 
@@ -137,7 +138,7 @@ def check_pools(bundle: Bundle, sets: Sequence[LabelSet]) -> None:
     """UsageError for patch scores that the bundle's encoder can't give, likewise."""
     manifest = bundle.manifest
     rows, patches = manifest.checkpoint, manifest.cells**2
-    refuse([error for labels in sets for error in pool_errors(labels, rows, patches)])
+    refuse([e for s in sets for e in pool_errors(s.id, s.pool, rows, patches)])
 
 
 def check_writable(bundle: Bundle, called: Path) -> None:
@@ -265,6 +266,7 @@ def prepare(
         entry = {"sha256": sha256(files[TABLE]), "bytes": len(files[TABLE])}
         manifest = replace(manifest, golden=before.golden | {TABLE: entry})
     _check_manifest(manifest, before)
+    check_read(manifest, files, [made.labels.id for made in sets])
     return Swap(manifest, files, changes)
 
 

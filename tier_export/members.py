@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tier_export.heads import Floats, Score, numpy_score
+from tier_export.heads import Floats, Score, table_score
 from tier_infer.errors import UsageError
 from tier_infer.geometry import GEOMETRIES, Geometry
 from tier_infer.label_sets import LabelSet
@@ -103,10 +103,7 @@ def exact_score(table: Floats, labels: LabelSet) -> Score:
 
     Of an ensemble the means of the members' patch scores are pooled.
     """
-    pool = labels.pool
-    if pool is None:
-        return numpy_score(table)
-    return numpy_score(table, lambda z: pooled(torch.from_numpy(z), pool).numpy())
+    return table_score(table, labels, lambda z, pool: pooled(torch.from_numpy(z), pool).numpy())
 
 
 def members_of(checkpoints: Sequence[Checkpoint], names: Sequence[str] = ()) -> Members:

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from tier_export.cells import cell_differences, cell_ranks
 from tier_export.heads import Floats, Score
-from tier_export.ranking import decisions
 from tier_infer.engine import open_session, run_encoder
 from tier_infer.errors import ParityError, UsageError
-from tier_infer.evaluation.ranking import rank_correlation
+from tier_infer.evaluation.ranking import middle_gap, rank_correlation
 from tier_infer.metrics import roc_auc
 
 MIN_RANKED = 100  # crops below which one swap of neighbours moves the rank correlation too far
@@ -102,7 +101,7 @@ def compare(
             "spread": float(np.ptp(reference.scores[:, i])),
             "max_dcell": float(max_dcell[i]),
             "cell_rank": alike[i],
-            **decisions(reference.scores[:, i], other.scores[:, i], (thresholds or {}).get(label)),
+            **_decisions(reference.scores[:, i], other.scores[:, i], (thresholds or {}).get(label)),
             **_ranking(reference.scores[:, i], other.scores[:, i], crops.truth.get(label)),
         }
         for i, label in enumerate(labels)
@@ -147,6 +146,19 @@ def _dnorm(found: Outputs) -> float:
     """Largest | |e| − 1 | of all image and patch embeddings."""
     norms = (np.linalg.norm(e, axis=-1) for e in (found.image, found.patches))
     return max(float(np.abs(norm - 1).max()) for norm in norms)
+
+
+def _decisions(before: Floats, after: Floats, threshold: float | None) -> dict[str, Any]:
+    """Flips of one label [N], at the threshold given, else in the widest gap between the 40th and
+    the 60th percentile, which may lie away from the median; max_dz tells of other thresholds."""
+    if threshold is None:
+        threshold = middle_gap(before)
+    if threshold is None:
+        return {"threshold": None, "flips": 0}
+    return {
+        "threshold": threshold,
+        "flips": int(((before > threshold) != (after > threshold)).sum()),
+    }
 
 
 def _ranking(before: Floats, after: Floats, truth: Floats | None) -> dict[str, Any]:

@@ -5,15 +5,14 @@ All errors of a set are collected, so that who writes it mends them in one go. N
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tier_infer.errors import UsageError
 from tier_infer.label_sets import LabelSet
-from tier_infer.pooling import TopK
 
 EQUAL = 1e-6  # components of two directions that differ by less are rounding
 SHOWN = 60  # characters of a prompt that a message repeats
@@ -35,26 +34,6 @@ def refuse(errors: Sequence[str]) -> None:
     if errors:
         more = f" (1 of {len(errors)} errors; `tier-export labels --check` lists all)"
         raise UsageError(errors[0] + more * (len(errors) > 1))
-
-
-def pool_errors(
-    labels: LabelSet, checkpoints: Sequence[Mapping[str, Any]], patches: int
-) -> list[str]:
-    """Patch scores of a network whose patches mean nothing, and more patches than there are.
-    `checkpoints` are rows of a manifest, `patches` is P."""
-    if labels.pool is None:
-        return []
-    if any(row.get("patches") == "not trained" for row in checkpoints):
-        return [
-            f"label set {labels.id} pools scores of patches, which this network was not trained "
-            "for; leave its pool out: the image's embedding is scored then"
-        ]
-    if isinstance(labels.pool, TopK) and labels.pool.k > patches:
-        return [
-            f"label set {labels.id} pools the {labels.pool.k} highest patch scores, the encoder "
-            f"gives {patches}; allowed: k up to {patches}"
-        ]
-    return []
 
 
 def unreadable(labels: LabelSet, readers: Sequence[Reads]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tier_export.certificate import Prover, cpu
 from tier_export.cohort_crops import crops_from
 from tier_export.crops import phantom_crops
-from tier_export.heads import onnx_query
+from tier_export.heads import GraphScore
 from tier_export.parity import Crops, Encode, Outputs, breaches, onnx_encoder
 from tier_export.verify_areas import Areas, areas
 from tier_export.verify_certificate import (
@@ -134,7 +134,7 @@ def encoders(bundle: Bundle) -> list[str]:
 def _fp32(bundle: Bundle, sets: Mapping[str, LabelSet], crops: Crops) -> tuple[Prover, Encodes]:
     """The fp32 encoder as reference, and its twins; all by onnxruntime."""
     queries = {set_id: bundle.query_graph(set_id) for set_id in sets}
-    score = {set_id: onnx_query(graph) for set_id, graph in queries.items()}
+    score = {set_id: GraphScore(graph) for set_id, graph in queries.items()}
     labels = {set_id: [label.id for label in s.labels] for set_id, s in sets.items()}
     exact = onnx_encoder(bundle.encoder("fp32"))
     prover = Prover(f"{cpu()} fp32", exact, score, queries, labels, crops)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tier_export.heads import Floats
-from tier_export.label_proof import table_score
+from tier_export.heads import Floats, table_score
 from tier_infer.bundle import Bundle
 from tier_infer.engine import Embeddings, QueryTable
 from tier_infer.errors import IntegrityError, ParityError, UsageError

@@ -85,14 +85,18 @@ class Manifest:
         return files
 
     def pool(self, set_id: str) -> Pool | None:
-        """How a set pools patch scores; None: it scores the image's embedding."""
+        """How a set pools patch scores; None: it scores the image's embedding. IntegrityError where
+        that can't be; the other sets can be used, and this one made again."""
         entry = self.label_sets[set_id]
         if "pool" not in entry:
             return None
         try:
             pool = pool_of(entry["pool"], f"label set {set_id}")
         except UsageError as error:
-            raise IntegrityError(f"manifest.json, {error}; export the bundle again") from None
+            raise IntegrityError(
+                f"manifest.json, {error}; make it again with `tier-export labels --queries`, or "
+                f"take it out with --remove {set_id}"
+            ) from None
         if isinstance(pool, TopK) and pool.k > self.cells**2:
             raise IntegrityError(
                 f"label set {set_id} pools {pool.k} patches, the encoder gives {self.cells**2}; "
@@ -230,8 +234,6 @@ def _checked_manifest(table: dict[str, Any], bundle_digest: object) -> Manifest:
             raise IntegrityError(f"manifest.json names a file outside the bundle: {name}")
     manifest.resolved_geometry()
     _check_grid(manifest.grid)
-    for set_id in manifest.label_sets:
-        manifest.pool(set_id)
     return manifest
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tier_infer.bundle import ENCODERS, Bundle
 from tier_infer.errors import DeviceError, IntegrityError, UsageError
-from tier_infer.pooling import Pool, TopK, described, pooled
+from tier_infer.pooling import MAX_DPOOL, Pool, TopK, described, in_blocks, pooled
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 BATCH = 16  # images per run; bounds memory, not results
-MAX_DPOOL = 1e-5  # between a graph's pooled scores and the formula; the gate of Z
+PROBES = 64  # patches of the image that shows how a graph pools; more only for a larger k
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class QueryTable:
         where one of those is not finite."""
         if self.pool is None:
             return self._scores(found.image)
-        count, _, _, dim = found.patches.shape
-        z = self._scores(found.patches.reshape(count, -1, dim))
-        whole = np.isfinite(found.patches.reshape(count, -1)).all(1, keepdims=True)
+        z = in_blocks(self._scores, found.patches, len(self.ids))
+        flat = found.patches.reshape(len(found.patches), -1)
+        whole = np.isfinite(flat).all(1, keepdims=True)
         return np.where(whole, z, np.float32(np.nan))  # which the k highest may hide
 
     def cell_scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -114,10 +114,10 @@ class QueryTable:
     def _check_pool(self, pool: Pool, dim: int) -> None:
         """The graph pools as the manifest says: no other file tells its temperature or k, and the
         hash of a graph that was exchanged with its manifest is right."""
-        count = max(dim, pool.k + 1 if isinstance(pool, TopK) else 0)
-        at = np.arange(count)
-        patches = np.zeros((count, dim), np.float32)  # the axes, so that scores spread
-        patches[at, at % dim] = 1 + at // dim
+        count = max(min(dim, PROBES), pool.k + 1 if isinstance(pool, TopK) else 0)
+        at = np.arange(max(count, dim))
+        patches = np.zeros((count, dim), np.float32)
+        patches[at % count, at % dim] = 1 + at // dim  # every axis in some patch: scores spread
         patches /= max(float(np.abs(self.cell_scores(patches)).max()), 1e-6)
         exact = pooled(self.cell_scores(patches)[None].astype(np.float64), pool)  # [1, L]
         apart = np.abs(self._scores(patches[None]) - exact).max(initial=0.0)

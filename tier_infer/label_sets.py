@@ -93,8 +93,9 @@ def load_label_set(source: str, pooled: bool = False) -> LabelSet:
     found = _load(source)
     if found.pool and not pooled:
         raise UsageError(
-            f"label set {source} pools scores of patches, which this command does not; export it "
-            "with `tier-export --queries` and score with the bundle"
+            f"label set {source} pools scores of patches, which this command does not; "
+            "`tier-train evaluate` does with --scoring margin, and so does a bundle that was "
+            "exported with `tier-export --queries`"
         )
     return found
 

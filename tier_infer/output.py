@@ -10,6 +10,8 @@ from typing import Any
 from tier_infer.bundle import NOTICE, Bundle
 from tier_infer.engine import Engine
 from tier_infer.guard import printable
+from tier_infer.pooling import Pool, described
+from tier_infer.pooling import shown as pool_text
 from tier_infer.scoring import ImageResult, Selection
 from tier_infer.studies import OTHERS, StudyResult, is_counted
 from tier_infer.tables import csv_text
@@ -21,6 +23,7 @@ UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 Asked = tuple[Sequence[str], Sequence[str], Sequence[str]]
 NOTHING: Asked = ((), (), ())
 IDS: Mapping[str, str] = {}
+NO_POOLS: Mapping[str, Pool] = {}
 CSV_COLUMNS = ("study", "path", "view", "status", "reason", "label", "score")
 
 
@@ -41,7 +44,9 @@ def to_json(
     with_uids: bool = False,
     with_heat: bool = False,
     asked: Asked = NOTHING,
+    pools: Mapping[str, Pool] = NO_POOLS,
 ) -> str:
+    """`pools`: of the sets that were asked, those that pool scores of patches."""
     table: dict[str, Any] = {
         "schema": SCHEMA,
         "notice": NOTICE,
@@ -49,6 +54,8 @@ def to_json(
         "device": engine.device,
         "precision": engine.precision,
     }
+    if pools:
+        table["pools"] = {set_id: described(pool) for set_id, pool in pools.items()}
     if asked[0]:
         keys = ("positive", "negative", "warnings")
         table["query"] = {key: list(part) for key, part in zip(keys, asked, strict=True)}
@@ -135,6 +142,8 @@ def to_table(
     identity = bundle.manifest.bundle_sha256[:12]
     query, against = (" ".join(f'"{printable(text)}"' for text in texts) for texts in asked[:2])
     lines += ["", f"query: {query}" + (f" against {against}" if against else "")] if query else []
+    for set_id, pool in selection.pools.items():
+        lines += ["", f"set {set_id}: scores of patches, pooled by {pool_text(pool)}"]
     lines += [
         "",
         f"bundle {identity} ({bundle.manifest.name}), {engine.device} {engine.precision}",

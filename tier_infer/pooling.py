@@ -13,6 +13,7 @@ those of a black frame too.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,9 +22,11 @@ from numpy.typing import NDArray
 
 from tier_infer.errors import UsageError
 
-# Below, it is the maximum; above, rounding in float32, which τ multiplies, nears the gate of Z.
-TEMPERATURES = (0.001, 10.0)
+# Below, it is the maximum; above, nearly the mean, and τ multiplies what float32 rounds.
+TEMPERATURES = (0.001, 1.0)
 MAX_K = 4096  # patches of the largest grid
+MAX_DPOOL = 1e-5  # between a graph's pooled scores and the formula; the gate of Z
+BLOCK = 2**23  # scores of patches held at once, 32 MB
 KINDS = {"log_sum_exp": "temperature", "top_k": "k"}
 EXAMPLES = '{ kind = "log_sum_exp", temperature = 0.1 } or { kind = "top_k", k = 5 }'
 
@@ -88,13 +91,47 @@ def shown(pool: Pool) -> str:
     return f"{kind_of(pool)}={value:g}"
 
 
+def pool_errors(
+    set_id: str, pool: Pool | None, checkpoints: Sequence[Mapping[str, Any]], patches: int
+) -> list[str]:
+    """Patch scores of a network whose patches mean nothing, and more patches than there are.
+    `checkpoints` are rows of a manifest, or what checkpoints tell of their training; `patches`
+    is P."""
+    if pool is None:
+        return []
+    if any(row.get("patches") == "not trained" for row in checkpoints):
+        return [
+            f"label set {set_id} pools scores of patches, which this network was not trained "
+            "for; leave its pool out: the image's embedding is scored then"
+        ]
+    if isinstance(pool, TopK) and pool.k > patches:
+        return [
+            f"label set {set_id} pools the {pool.k} highest patch scores, the encoder gives "
+            f"{patches}; allowed: k up to {patches}"
+        ]
+    return []
+
+
 def pooled(z: NDArray[np.floating[Any]], pool: Pool) -> NDArray[np.floating[Any]]:
-    """Scores of patches [N, P, L] → [N, L], in the precision of `z`."""
+    """Scores of patches [N, P, L] → [N, L], in the precision of `z`. ValueError for fewer than k
+    patches, but for one, whose score is its own."""
     if isinstance(pool, TopK):
-        k = min(pool.k, z.shape[1])
+        k = pool.k if z.shape[1] > 1 else 1
+        if k > z.shape[1]:
+            raise ValueError(f"the {k} highest of {z.shape[1]} patches")
         best: NDArray[np.floating[Any]] = np.sort(z, axis=1)[:, z.shape[1] - k :].mean(1)
         return best
     top = z.max(1, keepdims=True)  # so that no exponential overflows, and one patch stays exact
     rest = np.exp((z - top) / pool.temperature).mean(1)
     soft: NDArray[np.floating[Any]] = top[:, 0] + pool.temperature * np.log(rest)
     return soft
+
+
+def in_blocks(
+    score: Callable[[NDArray[Any]], NDArray[Any]], patches: NDArray[Any], labels: int
+) -> NDArray[Any]:
+    """[N, g, g, D] → [N, L]; `score` is given [n, P, D], so few that memory is bounded."""
+    count, rows, columns, dim = patches.shape
+    flat = patches.reshape(count, rows * columns, dim)
+    step = max(1, BLOCK // (rows * columns * labels))
+    return np.concatenate([score(flat[i : i + step]) for i in range(0, max(1, count), step)])

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from tier_infer.bundle import Bundle
 from tier_infer.engine import BATCH, Embeddings, Engine, QueryTable
 from tier_infer.errors import IntegrityError, NotEvaluated, RefusedImage, UsageError
-from tier_infer.geometry import Geometry, crop_box, has_few_pixels, reduced, to_crop
+from tier_infer.geometry import Geometry, has_few_pixels, reduced, to_crop
 from tier_infer.label_names import Names, names_of
 from tier_infer.label_sets import language_code, normal_id
+from tier_infer.pooling import Pool
 from tier_infer.radiograph import Radiograph
 from tier_infer.reader import Reader
 from tier_infer.scores import Scores
@@ -70,6 +71,7 @@ class Table(Protocol):
     """Labels and their directions: a query graph of the bundle, or a sentence asked just now."""
 
     labels: list[dict[str, Any]]  # id, name, positive, negative, codes of each
+    pool: Pool | None  # None: the image's embedding is scored, not its patches
 
     def image_scores(self, found: Embeddings) -> Floats: ...  # of N images [N, L]
     def cell_scores(self, embeddings: Floats) -> Floats: ...  # [M, D] → [M, L]
@@ -119,6 +121,11 @@ class Selection:
                 break
             shown = {n: t if count[t] == 1 else f"{t} ({n})" for n, t in shown.items()}
         return shown
+
+    @property
+    def pools(self) -> dict[str, Pool]:
+        """set → how it pools the scores of patches; only of sets that do."""
+        return {s: table.pool for s, table in self.tables.items() if table.pool}
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -274,27 +281,3 @@ def heatmaps(embeddings: Embeddings, selection: Selection) -> NDArray[np.float32
     n, side, _, dim = embeddings.patches.shape
     cells = selection.cell_scores(embeddings.patches.reshape(-1, dim))
     return np.ascontiguousarray(cells.reshape(n, side, side, -1).transpose(0, 3, 1, 2))
-
-
-def cell_boxes(height: int, width: int, geometry: Geometry, side: int) -> NDArray[np.float64]:
-    """float64 [side, side, 4]: (left, top, right, bottom) of each cell, in original pixels; beyond
-    the image where the geometry frames it in black."""
-    left, top, right, bottom = crop_box(height, width, geometry)
-    xs, ys = np.linspace(left, right, side + 1), np.linspace(top, bottom, side + 1)
-    boxes = np.empty((side, side, 4))
-    boxes[..., 0], boxes[..., 2] = xs[:-1], xs[1:]
-    boxes[..., 1], boxes[..., 3] = ys[:-1, None], ys[1:, None]
-    return boxes
-
-
-def clipped(boxes: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
-    """float64 [..., 4]: the part of each box that lies in the image; where none does, no area."""
-    return np.clip(boxes, 0, [width, height, width, height])
-
-
-def cells_in_image(cells: Floats, shape: tuple[int, ...], geometry: Geometry) -> Floats:
-    """float32 [g, g], NaN for cells of nothing but the black frame: no picture shows them."""
-    height, width = shape
-    boxes = clipped(cell_boxes(height, width, geometry, len(cells)), height, width)
-    inside = ((boxes[..., 2:] - boxes[..., :2]) > 1e-6).all(axis=-1)  # pixels; edges are rounded
-    return np.where(inside, cells, np.float32(np.nan))

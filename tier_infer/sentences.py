@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tier_infer.bundle import Bundle, sha256
 from tier_infer.engine import Embeddings, open_session
 from tier_infer.errors import IntegrityError, UsageError
+from tier_infer.pooling import Pool
 from tier_infer.scoring import Selection
 from tier_infer.tokenizer_json import checked_tokenizer, in_rust
 
@@ -171,6 +172,7 @@ class Asked:
 
     labels: list[dict[str, Any]]  # the only one
     direction: Floats  # [D]
+    pool: Pool | None = None
 
     def image_scores(self, found: Embeddings) -> Floats:
         """float32 [N, 1]"""

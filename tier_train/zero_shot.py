@@ -34,9 +34,10 @@ def _query(model: DualEncoder, tokenizer: Tokenizer, prompts: Sequence[str]) -> 
 
 def pooled(patch_z: Tensor, pool: Pool) -> Tensor:
     """Scores of patches [N, P, L] → [N, L]: their soft maximum, τ · log mean exp(z / τ), which is
-    the mean for τ → ∞ and the maximum for τ → 0; or the mean of the k highest, of all for k ≥ P."""
+    the mean for τ → ∞ and the maximum for τ → 0; or the mean of the k highest, k ≤ P."""
     if isinstance(pool, TopK):
-        return patch_z.topk(min(pool.k, patch_z.shape[1]), dim=1).values.mean(1)
+        k = pool.k if patch_z.shape[1] > 1 else 1  # of one patch its own score
+        return patch_z.topk(k, dim=1).values.mean(1)
     top = patch_z.amax(1, keepdim=True)
     rest = ((patch_z - top) / pool.temperature).exp().mean(1)
     return top.squeeze(1) + pool.temperature * rest.log()

@@ -29,7 +29,7 @@ from tier_export.certificate import Prover, certificate_file, summary, table
 from tier_export.crops import phantom_crops
 from tier_export.export import prove, prover_of
 from tier_export.half import HalfEncoder
-from tier_export.heads import numpy_score
+from tier_export.heads import TableScore
 from tier_export.members import members_of
 from tier_export.parity import GATES, Crops
 from tier_infer.bundle import load_bundle
@@ -249,11 +249,11 @@ def small_prover(labels: dict[str, list[str]], truth: dict[str, NDArray[np.float
     rng = np.random.default_rng(0)
     image = unit(rng.standard_normal((120, 4)))
     patches = unit(rng.standard_normal((120, 2, 2, 4)))
-    score = {s: numpy_score(rng.standard_normal((len(n), 4)).astype(np.float32))
+    score = {s: TableScore(rng.standard_normal((len(n), 4)).astype(np.float32))
              for s, n in labels.items()}  # fmt: skip
     crops = Crops(np.zeros((120, 1, 1), np.uint8), truth, "120 made up")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tier_export.certificate, "onnx_query", score.__getitem__)
+        patch.setattr(tier_export.certificate, "GraphScore", score.__getitem__)
         prover = Prover("made up fp32", lambda _: (image, patches), score,
                         {s: s for s in labels}, labels, crops)  # type: ignore[misc]  # fmt: skip
     prover.prove("fp16", "a machine", lambda _: (unit(image + 1e-4), patches))

@@ -75,7 +75,7 @@ def test_own_labels_and_own_crops(site: Path, tmp_path: Path) -> None:
     bundle = load_bundle(target)
     assert bundle.manifest.default_set == "lungs"
     assert set(bundle.manifest.label_sets) == {"lungs", "chexpert"}
-    assert bundle.manifest.parity["crops"]["source"] == "200 radiographs"
+    assert bundle.manifest.parity["crops"]["source"] == "200 radiographs of split test"
     proofs = json.loads(bundle.certificate())["precisions"]["fp32"]["proofs"].values()
     for proof in proofs:
         assert set(proof) == {"lungs", "chexpert"}

@@ -109,7 +109,9 @@ def test_the_source_counts_and_names_no_file(tmp_path: Path) -> None:
     """Found in review: mueller_hans_1957.csv went into the bundle with its name."""
     path = manifest(tmp_path, "train", "test", "val")
     path = path.rename(tmp_path / "mueller_hans_1957.csv")
-    assert manifest_crops(path, SMALL, "mimic-jpg").source == "1 radiographs"
+    assert manifest_crops(path, SMALL, "mimic-jpg").source == "1 radiographs of split test"
     assert calibration_crops(str(path), SMALL, "mimic-jpg").source == "2 radiographs"
     path.write_text(path.read_text().replace(",test,", ",train,"))
+    assert manifest_crops(path, SMALL, "mimic-jpg").source == "1 radiographs of split val"
+    path.write_text(path.read_text().replace(",val,", ",train,"))
     assert manifest_crops(path, SMALL, "mimic-jpg").source == "3 radiographs without a test split"

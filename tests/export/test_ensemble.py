@@ -21,7 +21,7 @@ from tier_export.cli import main
 from tier_export.crops import phantom_crops
 from tier_export.export import prove, prover_of, query_files
 from tier_export.graphs import encoder_graph
-from tier_export.heads import onnx_query
+from tier_export.heads import GraphScore
 from tier_export.members import NODES, Members, members_of, weight_bytes
 from tier_export.parity import Crops, onnx_encoder
 from tier_infer.bundle import Bundle, load_bundle
@@ -94,7 +94,7 @@ def test_scores_and_cells_are_the_mean_of_the_members(
 ) -> None:
     each = [alone(checkpoint, labels, crops.pixels) for checkpoint in three]
     image_e, patch_e = onnx_encoder(bundle.encoder("fp32"))(crops.pixels)
-    score = onnx_query(bundle.query_graph("chexpert"))
+    score = GraphScore(bundle.query_graph("chexpert"))
     cells = score(patch_e.reshape(-1, sum(DIMS))).reshape(*patch_e.shape[:3], -1)
     for found, column in ((score(image_e), 0), (cells, 1)):
         parts = np.stack([one[column] for one in each])

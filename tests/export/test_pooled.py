@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
@@ -18,10 +19,11 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+import tier_infer
 from tests.export.resealed import reseal, verify
 from tests.test_docs_export import rows as told
 from tier_export.cli import main
-from tier_export.heads import onnx_query
+from tier_export.heads import GraphScore
 from tier_export.members import members_of
 from tier_infer.bundle import load_bundle, sha256
 from tier_infer.cli import main as infer_main
@@ -111,6 +113,21 @@ def test_every_set_scores_as_pytorch_does(
     assert apart > 1e-3  # the scores are others, so that their agreement says something
 
 
+def test_every_result_names_the_pool(site: Path, made: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    asked = (site / "study.dcm", "--bundle", made, "--labels", f"edema,{SOFT}:edema", *PRECISE)
+    report = json.loads(run(infer_main, *asked, "--json").stdout)
+    schema = Path(tier_infer.__file__).parent / "schema/tier-infer-1.json"
+    jsonschema.validate(report, json.loads(schema.read_text()))
+    assert report["pools"] == {SOFT: {"kind": "log_sum_exp", "temperature": 0.1}}
+    said = run(infer_main, *asked, "--report", page).stdout
+    assert f"set {SOFT}: scores of patches, pooled by log_sum_exp=0.1" in said
+    row = f"<dt>Label set {SOFT} pools patch scores by</dt><dd>log_sum_exp=0.1</dd>"
+    assert row in page.read_text()
+    plain = run(infer_main, *asked[:3], *PRECISE, "--json")
+    assert "pools" not in json.loads(plain.stdout)
+
+
 def test_heatmaps_are_those_of_the_plain_set(made: Path) -> None:
     opened = load_bundle(made)
     golden = read_golden(opened)
@@ -155,7 +172,7 @@ def tampered(folder: Path, set_id: str, name: str, value: float) -> None:
     opened = load_bundle(folder)
     golden = read_golden(opened)
     assert golden is not None
-    z = onnx_query(data).images(golden.image, golden.patches)
+    z = GraphScore(data).images(golden.image, golden.patches)
 
     def scores(table: dict[str, Any]) -> None:
         table["scores"][set_id] = {"sha256": sha256(data), "z": z.tolist()}
@@ -211,7 +228,7 @@ def test_a_file_says_how_it_pools(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "wet.toml").write_text(text.replace("0.05", "0"))
     refused = change(bundle, "--queries", tmp_path / "wet.toml")
     assert refused.exit_code == 2
-    assert "temperature must be a number from 0.001 to 10" in refused.stderr
+    assert "temperature must be a number from 0.001 to 1," in refused.stderr
 
 
 @pytest.mark.parametrize(

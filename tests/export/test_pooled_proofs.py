@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ from tier_export.average import compared
 from tier_export.crops import phantom_crops
 from tier_export.export import prover_of, query_files
 from tier_export.golden_gate import widened
-from tier_export.heads import numpy_score, onnx_query
-from tier_export.labels import Made, check_pools, prepare
+from tier_export.heads import GraphScore, TableScore
+from tier_export.labels import Made, check_pools, open_to_write, prepare, write
 from tier_export.members import Members, exact_score, members_of
 from tier_export.parity import Crops
 from tier_export.queries import query_graph
@@ -26,9 +27,10 @@ from tier_infer.bundle import ENCODERS, load_bundle, sha256
 from tier_infer.engine import Engine
 from tier_infer.errors import ParityError, UsageError
 from tier_infer.golden import read_golden
-from tier_infer.label_sets import LabelSet, load_label_set
+from tier_infer.label_sets import LabelSet, load_label_set, parse_label_set
 from tier_infer.pooling import LogSumExp
 from tier_train.checkpoint import Checkpoint, load_checkpoint
+from tier_train.evaluation.margin import MarginScorer
 from tier_train.zero_shot import encode_images, pooled
 
 
@@ -59,6 +61,62 @@ def pair(network: Checkpoint, folder: Path) -> tuple[Members, LabelSet, Crops]:
     return members, soft, phantom_crops(members.geometry, network.intensity, 120)
 
 
+def test_checkpoints_are_held_to_the_same_rule(network: Checkpoint) -> None:
+    """Found in review: PyTorch took the 49 highest for the 500 highest, and untrained patches."""
+    blind = replace(network, training=network.training | {"patches": "not trained"})
+    for one, source, words in (
+        (network, "chexpert@top_k=500", "the 500 highest patch scores, the encoder gives 49"),
+        (blind, "chexpert@top_k=5", "which this network was not trained for"),
+    ):
+        labels = load_label_set(source, pooled=True)
+        with pytest.raises(UsageError, match=words):
+            MarginScorer([one], ["a.pt"], labels, ["edema"], "cpu")
+
+
+def test_warnings_are_given_once_for_sets_that_differ_by_their_pool(network: Checkpoint) -> None:
+    row = {"id": "edema", "positive": ["Edema is present."]}  # no negative: a warning
+    sets = [
+        parse_label_set({"set": f"s{n}", "label": [row]} | pool, "t")
+        for n, pool in enumerate(({}, {"pool": {"kind": "top_k", "k": 5}}))
+    ]
+    said: list[str] = []
+    tables, queries = query_files(members_of([network]), sets, 18, said.append)
+    assert len([line for line in said if "no negative sentence" in line]) == 1
+    assert list(queries) == ["s0", "s1"]
+    np.testing.assert_array_equal(tables["s0"], tables["s1"])
+
+
+def test_what_the_runtime_refuses_is_not_written(
+    site: Path, network: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here a graph whose pool no proof looks at."""
+    soft = load_label_set("chexpert@log_sum_exp=0.1", pooled=True)
+    warmer = replace(soft, pool=LogSumExp(0.11))
+    opened, table = load_bundle(site / "bundle"), members_of([network]).table(soft)
+
+    def other(table: NDArray[np.float32], labels: LabelSet, *more: Any) -> Any:
+        model = query_graph(table, warmer, *more)
+        (row,) = (row for row in model.metadata_props if row.key == "pool")
+        row.value = row.value.replace("0.11", "0.1")
+        return model
+
+    monkeypatch.setattr("tier_export.labels.query_graph", other)
+    monkeypatch.setattr("tier_export.labels.proven", lambda *_: np.zeros((6, 5), np.float32))
+    with pytest.raises(ParityError, match=r"does not pool patch scores by .*nothing could score"):
+        prepare(opened, [Made(soft, table, [], [])])
+
+
+def test_a_set_whose_pool_is_nonsense_can_be_taken_out(site: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(site / "bundle", tmp_path / "bundle"))
+    manifest = load_bundle(copy).manifest
+    bad = manifest.label_sets["chexpert"] | {"pool": {"kind": "top_k", "k": 0}}
+    sets = manifest.label_sets | {"odd": bad}
+    (copy / "manifest.json").write_text(replace(manifest, label_sets=sets).to_json())
+    opened = open_to_write(copy, ["odd"])
+    write(opened, prepare(opened, [], ["odd"]))
+    assert list(load_bundle(copy).manifest.label_sets) == list(manifest.label_sets)
+
+
 def test_an_ensemble_pools_the_mean_of_its_members_patches(
     network: Checkpoint, tmp_path: Path
 ) -> None:
@@ -71,7 +129,7 @@ def test_an_ensemble_pools_the_mean_of_its_members_patches(
         each.append(patch_e.reshape(len(patch_e), -1, 128) @ members_of([one]).table(soft).T)
     mean = torch.from_numpy(np.mean(each, axis=0))
     expected = pooled(mean, LogSumExp(0.1)).numpy()
-    found = onnx_query(queries[soft.id]).images(*encoded)
+    found = GraphScore(queries[soft.id]).images(*encoded)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     truth = {k: y for k, y in crops.truth.items() if y.sum() * (1 - y).sum() >= 1000}
     assert truth
@@ -136,7 +194,7 @@ def test_scores_in_blocks_are_the_scores(monkeypatch: pytest.MonkeyPatch) -> Non
         seen.append(len(z))
         return z[:, -1]
 
-    monkeypatch.setattr("tier_export.heads.BLOCK", 4 * 9 * 4)
-    found = numpy_score(table, last).images(patches[:, 0, 0], patches)
+    monkeypatch.setattr("tier_infer.pooling.BLOCK", 4 * 9 * 4)
+    found = TableScore(table, last).images(patches[:, 0, 0], patches)
     np.testing.assert_allclose(found, patches[:, -1, -1] @ table.T, atol=1e-5)
     assert seen == [4, 4, 1]

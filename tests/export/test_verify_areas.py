@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from tests.export.resealed import verify
-from tier_export.cohort_crops import cohort_crops
+from tier_export.cohort_crops import cohort_crops, crops_from
+from tier_export.crops import manifest_crops
 from tier_export.members import members_of
 from tier_infer.bundle import load_bundle
 from tier_infer.engine import Engine
+from tier_infer.errors import UsageError
 from tier_infer.evaluation.datasets import open_cohort
 from tier_infer.geometry import to_crop
 from tier_infer.label_sets import load_label_set
@@ -142,10 +145,50 @@ def test_labels_without_truth(site: Path, tmp_path: Path, rows: Rows) -> None:
 def test_a_split_is_chosen(site: Path, tmp_path: Path, rows: Rows) -> None:
     mixed = [row | {"split": "val" if n < 20 else "test"} for n, row in enumerate(rows)]
     path = write(tmp_path / "films.csv", mixed)
-    for kind, words in (("", "20 radiographs"), ("manifest:", "20 of 20 images")):
-        result = verify(site / "bundle", "--dataset", f"{kind}{path}", "--split", "val")
-        assert f"measured on {words}" in result.stdout
-    assert "measured on 40 radiographs" in verify(site / "bundle", "--dataset", path).stdout
+    result = verify(site / "bundle", "--dataset", path, "--split", "val")
+    assert "measured on 20 of 20 images" in result.stdout
+
+
+@pytest.mark.parametrize("kind", ["", "manifest:"])
+@pytest.mark.parametrize(
+    ("splits", "count", "named"),
+    [
+        ({"train": 3, "val": 4, "test": 5}, 5, ", split test"),
+        ({"train": 3, "VALID": 4}, 4, ", split val"),
+        ({"train": 3, "": 2}, 5, ""),
+    ],
+)
+def test_what_a_network_was_trained_on_is_not_measured(
+    site: Path, tmp_path: Path, rows: Rows, kind: str, splits: dict[str, int], count: int,
+    named: str,
+) -> None:  # fmt: skip
+    words = [word for word, n in splits.items() for _ in range(n)]
+    chosen = [row | {"split": word} for row, word in zip(rows, words, strict=False)]
+    path = write(tmp_path / "films.csv", chosen)
+    crops, notes = crops_from(f"{kind}{path}", None, presets_of(load_bundle(site / "bundle")))
+    assert crops.source == f"{count} of {count} images of {tmp_path.name}/films.csv{named}"
+    assert (len(crops.pixels), notes) == (count, [])
+
+
+def test_what_the_export_measured_on_is_found_again(site: Path, tmp_path: Path, rows: Rows) -> None:
+    """However few are taken: the certificate's figures are compared on the same crops only."""
+    path = write(tmp_path / "films.csv", rows[:11])
+    presets = presets_of(load_bundle(site / "bundle"))
+    there = manifest_crops(path, presets.geometry, presets.intensity, limit=4)
+    here, _ = crops_from(str(path), None, presets, limit=4)
+    np.testing.assert_array_equal(here.pixels, there.pixels)
+    other = write(tmp_path / "voi.csv", [row | {"intensity": "voi"} for row in rows[:2]])
+    with pytest.raises(UsageError, match="names intensity voi, the bundle "):
+        crops_from(str(other), None, presets)
+
+
+def test_what_the_reader_of_a_dataset_left_out_is_told(
+    site: Path, tmp_path: Path, rows: Rows
+) -> None:
+    cohort = open_cohort(f"manifest:{write(tmp_path / 'films.csv', rows[:3])}")
+    told = replace(cohort, left_out={"labelled by a machine": 7}, notes=("columns were swapped",))
+    _, notes = cohort_crops(told, presets_of(load_bundle(site / "bundle")), 9)
+    assert notes == ["left out: 7 labelled by a machine", "columns were swapped"]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +197,7 @@ def test_a_split_is_chosen(site: Path, tmp_path: Path, rows: Rows) -> None:
         (("--split", "val"), "--split is one of a dataset; name it with --dataset"),
         (("--dataset", "nowhere.csv"), "nowhere.csv does not exist; name a manifest"),
         (("--dataset", "moon:here"), "got 'moon:here'"),
-        (("--dataset", "{csv}", "--split", "later"), "has no rows of split later; it has test"),
+        (("--dataset", "{csv}", "--split", "later"), "has no row with split 'later'; it has test"),
         (("--dataset", "manifest:{csv}", "--split", "later"), "later"),
     ],
 )

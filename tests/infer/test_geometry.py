@@ -9,6 +9,7 @@ import pytest
 
 from tests.data.make_medclip_crops import waves
 from tests.infer.tiny_bundle import parts
+from tier_infer.cells import cell_boxes, cells_in_image, clipped
 from tier_infer.errors import NotEvaluated
 from tier_infer.geometry import (
     GEOMETRIES,
@@ -19,7 +20,6 @@ from tier_infer.geometry import (
     resized,
     to_crop,
 )
-from tier_infer.scoring import cell_boxes, cells_in_image, clipped
 
 PRESETS = sorted(GEOMETRIES.values(), key=lambda g: g.name)
 SHORT = [g for g in PRESETS if g.rule == "short-side"]

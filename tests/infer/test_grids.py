@@ -21,13 +21,14 @@ import tier_infer
 from tests.infer.dicom_files import dx, film, write
 from tests.infer.tiny_bundle import LABELS, NATURAL, write_bundle
 from tier_infer.bundle import load_bundle
+from tier_infer.cells import cell_boxes, clipped
 from tier_infer.cli import main
 from tier_infer.doctor.checks import exit_code, run_doctor
 from tier_infer.engine import Engine
 from tier_infer.errors import IntegrityError
 from tier_infer.geometry import GEOMETRIES, to_crop
 from tier_infer.golden import PATCHES, read_golden, replay
-from tier_infer.scoring import cell_boxes, clipped, heatmaps, select_labels
+from tier_infer.scoring import heatmaps, select_labels
 
 SCHEMA = json.loads((Path(tier_infer.__file__).parent / "schema/tier-infer-1.json").read_text())
 

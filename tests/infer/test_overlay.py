@@ -14,6 +14,7 @@ from PIL import Image, ImageFont
 from tests.infer.report_files import GEOMETRY, LABELS, film, one_hot, scored, study
 from tests.infer.tiny_bundle import NATURAL, parts
 from tier_infer.bundle import NOTICE
+from tier_infer.cells import cell_boxes, clipped
 from tier_infer.geometry import GEOMETRIES, LONG_SIDE, Geometry, to_crop
 from tier_infer.report import overlay
 from tier_infer.report.colours import SCALE, colours, cool_warm, hex_colour
@@ -27,7 +28,6 @@ from tier_infer.report.overlay import (
     wrap,
     write_overlays,
 )
-from tier_infer.scoring import cell_boxes, clipped
 
 PRESETS = sorted(GEOMETRIES.values(), key=lambda g: g.name)
 SHORT = [g for g in PRESETS if g.rule == "short-side"]

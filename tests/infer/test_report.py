@@ -30,12 +30,13 @@ from tests.infer.report_files import (
     two_studies,
 )
 from tier_infer.bundle import NOTICE
+from tier_infer.cells import cell_boxes
 from tier_infer.geometry import GEOMETRIES
 from tier_infer.report.colours import colours, hex_colour
 from tier_infer.report.film import MAX_FILM_BYTES, describe_heat, draw_film, film_uri, plain
 from tier_infer.report.overlay import heat_field
 from tier_infer.report.page import Prompts, prompts_of, write_report
-from tier_infer.scoring import Selection, cell_boxes
+from tier_infer.scoring import Selection
 from tier_infer.words import CAUTION, FLAG_WORDS, by_weight, flag_words
 
 FLAGS = [

@@ -11,9 +11,9 @@ import pytest
 from tests.infer.browser import Browser, find_browser
 from tests.infer.report_files import GEOMETRY, LABELS, film, report, scored, study
 from tier_infer.bundle import NOTICE
+from tier_infer.cells import cell_boxes
 from tier_infer.geometry import GEOMETRIES
 from tier_infer.report.overlay import OPACITY
-from tier_infer.scoring import cell_boxes
 
 PROGRAM = find_browser()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium or google-chrome here")

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from tests.conftest import DATA
 from tier_export.crops import phantom_crops
 from tier_export.export import half_encoder
-from tier_export.heads import numpy_score, onnx_query
+from tier_export.heads import GraphScore, TableScore
 from tier_export.members import members_of
 from tier_export.parity import Crops, Outputs, compare, onnx_encoder, outputs
 from tier_infer.bundle import load_bundle
@@ -56,14 +56,14 @@ class Sides:
         return self.crops["phantoms"]
 
     def reference(self, pixels: NDArray[np.uint8]) -> Outputs:
-        return outputs(self.encoders["torch"], numpy_score(self.table), pixels)
+        return outputs(self.encoders["torch"], TableScore(self.table), pixels)
 
     def exported(self, proof: str, pixels: NDArray[np.uint8]) -> Outputs:
-        return outputs(self.encoders[proof], onnx_query(self.query), pixels)
+        return outputs(self.encoders[proof], GraphScore(self.query), pixels)
 
     def measured(self, graph: bytes, query: bytes | None = None) -> dict[str, Any]:
         """Figures of a graph on the phantoms, whose AUC is gated."""
-        score = onnx_query(query or self.query)
+        score = GraphScore(query or self.query)
         other = outputs(onnx_encoder(graph), score, self.phantoms.pixels)
         return compare(self.right, other, self.labels, self.phantoms)
 

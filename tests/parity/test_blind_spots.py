@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from tests.parity.sides import Sides
 from tier_export.fp16 import to_fp16
-from tier_export.heads import Floats, numpy_score
+from tier_export.heads import Floats, TableScore
 from tier_export.parity import Crops, Outputs, breaches, check, compare
 from tier_infer.errors import ParityError, UsageError
 from tier_infer.evaluation.ranking import rank_correlation
@@ -78,7 +78,7 @@ def test_a_reference_that_ranks_nothing_proves_nothing(sides: Sides, precision: 
 
 
 def test_int8_is_not_granted_where_all_heatmap_cells_are_equal(sides: Sides) -> None:
-    flat = replace(sides.right, score=numpy_score(sides.table * 0))
+    flat = replace(sides.right, score=TableScore(sides.table * 0))
     found = compare(flat, flat, sides.labels, sides.phantoms)
     assert found["min_cell_rank"] is None
     with pytest.raises(UsageError, match="gives all heatmap cells one value; name more with --da"):

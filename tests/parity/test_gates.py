@@ -21,7 +21,7 @@ from tier_export.certificate import Prover
 from tier_export.crops import phantom_crops
 from tier_export.export import half_encoder
 from tier_export.fp16 import half_facts
-from tier_export.heads import numpy_score
+from tier_export.heads import TableScore
 from tier_export.int8 import fit_int8
 from tier_export.parity import Crops, breaches, check, compare, onnx_encoder, scored
 from tier_infer.errors import ParityError, UsageError
@@ -199,7 +199,7 @@ def test_a_collapsed_network_cannot_hide_behind_its_small_scores(sides: Sides) -
     """Found in review: with Z within 1e-4 of each other a constant output was inside the gate."""
     crops = replace(sides.phantoms, truth={})
     small = replace(
-        sides.right, scores=sides.right.scores * 1e-4, score=numpy_score(sides.table * 0)
+        sides.right, scores=sides.right.scores * 1e-4, score=TableScore(sides.table * 0)
     )
     flat = replace(small, scores=small.scores * 0)
     assert "rank correlation" in refused("fp16", compare(small, flat, sides.labels, crops))
@@ -209,7 +209,7 @@ def test_many_broken_labels_are_counted() -> None:
     rng = np.random.default_rng(0)
     image, patches = np.eye(8, dtype=np.float32), np.zeros((8, 1, 1, 8), np.float32)
     table = rng.standard_normal((9, 8)).astype(np.float32)
-    one, other = (scored(image, patches, numpy_score(t)) for t in (table, table * 2))
+    one, other = (scored(image, patches, TableScore(t)) for t in (table, table * 2))
     crops = Crops(np.zeros((8, 1, 1), np.uint8), {}, "noise")
     found = compare(one, other, [f"label_{i}" for i in range(9)], crops)
     message = refused("fp16", found)
@@ -220,7 +220,7 @@ def test_many_broken_labels_are_counted() -> None:
 @pytest.mark.parametrize("fault", ["short", "nan"])
 def test_outputs_that_cannot_be_compared(sides: Sides, fault: str) -> None:
     crops = Crops(sides.phantoms.pixels[:4], {}, "four")
-    prover = Prover("PyTorch", sides.members.encode, {"s": numpy_score(sides.table)},
+    prover = Prover("PyTorch", sides.members.encode, {"s": TableScore(sides.table)},
                     {"s": sides.query}, {"s": sides.labels}, crops)  # fmt: skip
 
     def encode(pixels: Any) -> Any:
@@ -237,7 +237,7 @@ def test_outputs_that_cannot_be_compared(sides: Sides, fault: str) -> None:
 
 
 def test_the_prover_says_where(sides: Sides) -> None:
-    prover = Prover("PyTorch", sides.members.encode, {"s": numpy_score(sides.table)},
+    prover = Prover("PyTorch", sides.members.encode, {"s": TableScore(sides.table)},
                     {"s": sides.query}, {"s": sides.labels}, sides.phantoms)  # fmt: skip
     graph = brighter(sides.bundle.encoder("fp32"), sides.members.geometry, 0.5)
     with pytest.raises(

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 import tier_export.cells
 from tests.parity.sides import Sides
-from tier_export.heads import numpy_score
+from tier_export.heads import TableScore
 from tier_export.parity import Crops, Outputs, check, compare, scored
 
 PROOFS = ("fp32", "fp16", "fp16 half activations")
@@ -108,7 +108,7 @@ def wide(crops: int, labels: int) -> tuple[Outputs, Outputs, Crops]:
     """Random embeddings and a slightly other version of them, for many labels."""
     rng = np.random.default_rng(0)
     image, patches, table = unit(rng, crops, 8), unit(rng, crops, 7, 7, 8), unit(rng, labels, 8)
-    one = scored(image, patches, numpy_score(table))
+    one = scored(image, patches, TableScore(table))
     other = scored(image + np.float32(1e-4), patches + 1e-3 * unit(rng, crops, 7, 7, 8), one.score)
     return one, other, Crops(np.zeros((crops, 1, 1), np.uint8), {}, "noise")
 

@@ -171,10 +171,13 @@ def _check(sets: list[LabelSet], source: Source, manifest: Manifest, as_json: bo
 
 
 def _warn(made: Sequence[Made]) -> None:
-    """Of each set the weightiest, so that none is pushed off the screen by another."""
+    """Of each set the weightiest, so that none is pushed off the screen by another; of sets that
+    differ by their pool once."""
     from tier_export.lint import told
 
-    for m in made:
+    for place, m in enumerate(made):
+        if any(other.labels.labels == m.labels.labels for other in made[:place]):
+            continue
         for line in told([finding.message for finding in m.findings]):
             click.echo(f"tier-export: {m.labels.id}: {line}", err=True)
 

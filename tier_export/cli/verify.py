@@ -25,11 +25,13 @@ from tier_infer.errors import UsageError
 @click.option(
     "--dataset",
     metavar="KIND:PATH|FILE.csv",
-    help="Measure on these labelled images, with AUC by label: a manifest (its test split), or a "
-    "dataset of `tier-infer evaluate` such as chexpert:ROOT; at most 512, evenly taken. Default: "
-    "phantoms.",
+    help="Measure on these labelled images, with AUC by label: a manifest, or a dataset of "
+    "`tier-infer evaluate` such as chexpert:ROOT; at most 512, evenly taken. Default: phantoms.",
 )
-@click.option("--split", help="Of --dataset. Default: the split that its papers report.")
+@click.option(
+    "--split",
+    help="Of --dataset. Default: the papers' own; of a manifest test, else val, else all.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def verify(

@@ -157,7 +157,9 @@ def score(
     asked = (query, against, doubts)
     if as_json:
         with_heat = heatmaps is not None
-        click.echo(output.to_json(studies, bundle, engine, with_uids, with_heat, asked))
+        click.echo(
+            output.to_json(studies, bundle, engine, with_uids, with_heat, asked, selection.pools)
+        )
     elif as_csv:
         click.echo(output.to_csv(studies), nl=False, color=True)  # names as they are
         click.echo(f"tier-infer: {NOTICE} {engine.device} {engine.precision}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def evaluate(
     from tier_infer.bundle import load_bundle
     from tier_infer.engine import Engine
     from tier_infer.evaluation.bundle_scorer import BundleScorer
-    from tier_infer.evaluation.run import covered
+    from tier_infer.evaluation.run import covered, lacking
 
     if bundle_or_csv is not None and Path(bundle_or_csv).is_file():
         if options["dataset"] is not None:
@@ -50,7 +51,10 @@ def evaluate(
     set_id = options["queries"] or default
     if set_id not in sets:
         raise UsageError(f"label set {set_id!r} is not in the bundle; it has {', '.join(sets)}")
-    asked = labels_asked(options) or covered(cohort, sets[set_id]["labels"])
+    asked = labels_asked(options)
+    if asked is None:
+        asked = covered(cohort, sets[set_id]["labels"])
+        cohort = replace(cohort, notes=(*cohort.notes, *lacking(cohort, sets[set_id]["labels"])))
     if set_id != default:
         asked = [label if ":" in label else f"{set_id}:{label}" for label in asked]
     scorer = BundleScorer(bundle, Engine(bundle, device, precision), asked)

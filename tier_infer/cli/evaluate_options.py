@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,10 +93,6 @@ def check_options(options: Options) -> None:
     """UsageError for options that need another, before a model is opened."""
     if options["plots"] and options["output"] is None:
         raise UsageError("--plots draws into the folder of -o; add -o DIR")
-    if options["radiologists"] is not None and options["validation"] is None:
-        raise UsageError(
-            "--radiologists is compared at thresholds chosen elsewhere; add --validation SPLIT"
-        )
     if options["plots"]:
         from tier_infer.evaluation.plots import check_installed
 
@@ -106,6 +103,7 @@ def run_evaluation(
     cohort: Cohort, scorer: Scorer, options: Options, program: str
 ) -> tuple[Evaluated, int]:
     """Evaluates, prints and writes; returns the exit code."""
+    from tier_infer.evaluation.cautions import cautions
     from tier_infer.evaluation.markdown import markdown
     from tier_infer.evaluation.report import json_text, write_report
     from tier_infer.evaluation.run import Plan, evaluate
@@ -123,7 +121,11 @@ def run_evaluation(
         options["radiologists"],
     )
     folder = options["output"]
+    warnings = cautions(scorer, cohort, plan.protocol)
+    cohort = replace(cohort, notes=(*cohort.notes, *warnings))
     found = evaluate(cohort, scorer, plan, folder, progress(program))
+    for warning in warnings:
+        click.echo(f"{program}: {printable(warning)}", err=True)
     report = found.report
     if folder is not None:
         write_report(report, folder)

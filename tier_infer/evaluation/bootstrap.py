@@ -129,6 +129,13 @@ def interval(values: ArrayLike) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
+def spread(values: ArrayLike) -> tuple[float, float] | None:
+    """`interval`, but None where its ends are equal: draws that are all alike (a perfect model)
+    don't show that nothing else could be."""
+    found = interval(values)
+    return None if found is None or found[0] == found[1] else found
+
+
 def _sorted(truth: Floats, scores: Floats) -> _Sorted:
     """truth, scores: [n] with NaN."""
     known = np.flatnonzero(~np.isnan(truth) & ~np.isnan(scores))

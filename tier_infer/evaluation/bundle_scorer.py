@@ -28,6 +28,11 @@ class BundleScorer:
             "name": manifest.name,
             "bundle_sha256": manifest.bundle_sha256,
             "checkpoints": [row["sha256"] for row in manifest.checkpoint],
+            "recipes": [row.get("recipe", {}).get("name") for row in manifest.checkpoint],
+            "lambdas": [_lambdas(row.get("recipe", {})) for row in manifest.checkpoint],
+            "training": [
+                {"data": name, "sha256": ""} for name in manifest.training_data.split(", ")
+            ],
             "label_sets": {
                 set_id: _identity(bundle, set_id, table.labels)
                 for set_id, table in self._selection.tables.items()
@@ -42,6 +47,12 @@ class BundleScorer:
     def scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 [N, H, W] → Z, float32 [N, L] in [−2, 2]."""
         return self._selection.image_scores(self._engine.encode(pixels))
+
+
+def _lambdas(recipe: dict[str, Any]) -> list[float] | None:
+    """λ of patches and of tokens; None where a manifest tells no recipe."""
+    found = [recipe.get(f"lambda_{part}") for part in ("patch", "token")]
+    return None if None in found else found  # type: ignore[return-value]
 
 
 def _identity(bundle: Bundle, set_id: str, labels: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tier_infer.evaluation.measure import excluded_by
+from tier_infer.evaluation.bootstrap import Resamples
+from tier_infer.evaluation.measure import FEW, excluded_by, fewest_patients
 from tier_infer.evaluation.probabilities import Platt, brier, ece, fit_platt, reliability
 from tier_infer.evaluation.units import Units
 
@@ -24,10 +25,17 @@ Floats = NDArray[np.float32]
 
 
 def calibration_section(
-    units: Units, validation: Units, labels: Sequence[str], split: str, scoring: str
+    units: Units,
+    validation: Units,
+    labels: Sequence[str],
+    split: str,
+    scoring: str,
+    resamples: Resamples,
 ) -> dict[str, Any]:
-    """Per label: Platt's scale and bias, then Brier score, ECE and reliability of its values."""
+    """Per label: Platt's scale and bias, then Brier score, ECE and reliability of its values.
+    `resamples` are those of `units` and name the patients."""
     rows = []
+    fewest = fewest_patients(units.truth, resamples)
     for i, label in enumerate(labels):
         y, z = _known(units, i)
         fitted = _fit(*_known(validation, i))
@@ -35,9 +43,10 @@ def calibration_section(
         row = {"label": label, "n": len(y), "positives": int(y.sum()), "excluded": why}
         platt = None if isinstance(fitted, str) else fitted
         row["platt"] = platt and {"scale": platt.scale, "bias": platt.bias}
-        row["fitted"] = None if platt is None or why else _judged(y, platt.apply(z))
+        enough = fewest[i] >= FEW
+        row["fitted"] = None if platt is None or why else _judged(y, platt.apply(z), enough)
         if scoring in LOGITS:
-            row["own"] = None if excluded_by(y) else _judged(y, Platt(1.0, 0.0).apply(z))
+            row["own"] = None if excluded_by(y) else _judged(y, Platt(1.0, 0.0).apply(z), enough)
         rows.append(row)
     return {"method": f"Platt on split {split}", "bins": BINS, "labels": rows}
 
@@ -55,9 +64,11 @@ def _fit(y: Floats, z: Floats) -> Platt | str:
     return fit_platt(y, z) if np.ptp(z) > 0 else ALL_EQUAL
 
 
-def _judged(y: Floats, p: NDArray[np.float64]) -> dict[str, Any]:
+def _judged(y: Floats, p: NDArray[np.float64], enough: bool) -> dict[str, Any]:
+    """The bins of a label of few cases have no intervals."""
+    none = {} if enough else {"rate_low": None, "rate_high": None}
     return {
         "brier": brier(y, p),
         "ece": ece(y, p, BINS),
-        "reliability": [asdict(row) for row in reliability(y, p, BINS)],
+        "reliability": [asdict(row) | none for row in reliability(y, p, BINS)],
     }

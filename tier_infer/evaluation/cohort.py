@@ -18,6 +18,11 @@ from tier_infer.label_sets import column_id
 NO_PATIENTS = "patients unknown: images are resampled, so intervals may be too narrow"
 
 
+def bare(label: str) -> str:
+    """The id behind `set:`, under which a dataset knows the label."""
+    return label.rpartition(":")[2]
+
+
 @dataclass(frozen=True)
 class Case:
     """One image."""

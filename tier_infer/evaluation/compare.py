@@ -12,23 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tier_infer.evaluation.bootstrap import Resamples, interval, mean_draws
+from tier_infer.evaluation.bootstrap import Resamples, mean_draws, spread
 from tier_infer.evaluation.cohort import Cohort
 from tier_infer.evaluation.delong import delong, holm
-from tier_infer.evaluation.measure import (
-    Areas,
-    areas_of,
-    columns_of,
-    has_interval,
-    resamples_of,
-)
+from tier_infer.evaluation.measure import Areas, areas_of, columns_of, resamples_of, won
 from tier_infer.evaluation.operating import Operating
 from tier_infer.evaluation.other import Other
 from tier_infer.evaluation.ranking import middle_gap, rank_correlation
 from tier_infer.evaluation.scores import ScoreTable
-from tier_infer.evaluation.units import Units, units_of
+from tier_infer.evaluation.units import Units, patients_in, units_of
 
-PLACES = 3  # of an AUC in the paper's tables; equal there is a tie
 Floats = NDArray[np.float32]
 
 
@@ -76,6 +69,7 @@ def compare(
         "same": other.same,
         "images": _images(table, other.table, both),
         "units": len(here),
+        "patients": patients_in(here.patients),
         "left_out": here.left_out,
         "labels": rows,
         "labels_only_here": [x for i, x in enumerate(table.labels) if i not in mine],
@@ -106,22 +100,24 @@ def _images(a: ScoreTable, b: ScoreTable, both: NDArray[np.bool_]) -> dict[str, 
 
 
 def _tests(here: Units, there: Units, a: Areas, b: Areas) -> list[dict[str, Any]]:
-    """One row per label; p is Holm's over all labels that could be tested."""
+    """One row per label; p_holm is Holm's over all labels that could be tested."""
     rows: list[dict[str, Any]] = []
     for i, (x, y) in enumerate(zip(a.rows, b.rows, strict=True)):
         row: dict[str, Any] = {"label": x.label, "n": x.n, "positives": x.positives}
         row |= {"auc": x.auc, "auc_there": y.auc, "excluded": x.excluded}
         row |= {"difference": None, "interval": None, "z": None, "p": None, "p_holm": None}
-        row["untested"] = x.excluded
+        row["untested"] = x.excluded or x.too_few
         if x.auc is not None and y.auc is not None:
             row["difference"] = x.auc - y.auc
-            spread = interval(a.draws[:, i] - b.draws[:, i]) if has_interval(x) else None
-            row["interval"] = spread and list(spread)
+        if not row["untested"]:
+            between = spread(a.draws[:, i] - b.draws[:, i])
+            row["interval"] = between and list(between)
             known = ~np.isnan(here.truth[:, i])
             try:
-                test = delong(here.truth[known, i], here.z[known, i], there.z[known, i])
-                row["z"], row["p"] = test.z, test.p
-            except ValueError as error:  # too few cases, or no variance
+                row["z"], row["p"] = delong(
+                    here.truth[known, i], here.z[known, i], there.z[known, i]
+                )
+            except ValueError as error:  # no variance
                 row["untested"] = str(error)
         rows.append(row)
     tested = [row for row in rows if row["p"] is not None]
@@ -134,27 +130,22 @@ def _mean(a: Areas, b: Areas) -> dict[str, Any]:
     counted = a.counted
     if a.mean is None or b.mean is None:
         return {"auc": None, "auc_there": None, "difference": None, "interval": None, "of": 0}
-    told = all(has_interval(a.rows[i]) for i in counted)
+    told = all(a.rows[i].enough for i in counted)
     apart = mean_draws(a.draws[:, counted]) - mean_draws(b.draws[:, counted])
-    spread = interval(apart) if told else None
+    between = spread(apart) if told else None
     return {
         "auc": a.mean,
         "auc_there": b.mean,
         "difference": a.mean - b.mean,
-        "interval": spread and list(spread),
+        "interval": between and list(between),
         "of": len(counted),
     }
 
 
 def _won(a: Areas, b: Areas) -> dict[str, int]:
-    """Labels by who has the higher AUC, as printed (Table 2, first row)."""
-    pairs = [
-        (round(x.auc, PLACES), round(y.auc, PLACES))
-        for x, y in zip(a.rows, b.rows, strict=True)
-        if x.auc is not None and y.auc is not None
-    ]
-    here, there = sum(x > y for x, y in pairs), sum(x < y for x, y in pairs)
-    return {"here": here, "there": there, "ties": len(pairs) - here - there}
+    """Labels by who has the higher AUC (Table 2, first row)."""
+    (here, there), ties = won([[row.auc for row in side.rows] for side in (a, b)])
+    return {"here": here, "there": there, "ties": ties}
 
 
 def _flips(x: Floats, y: Floats, label: int, operating: Operating | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Yes or no: thresholds chosen on validation scores, frozen, then counted on test.
 
-The rules are those of the released code of TIER (`> t`) and of CheXzero (`>= t`), peers.md 1 and 3.
+The rule is that of TIER's released code (peers.md 1).
 """
 
 from __future__ import annotations
@@ -22,42 +22,14 @@ class Thresholds:
 
     mcc: float
     f1: float
-    inclusive: bool = False  # yes is `score >= t`, else `score > t`
 
     def decided(self, scores: ArrayLike, which: str) -> NDArray[np.bool_]:
-        """bool [n], by the threshold of `which`: mcc or f1. ValueError for scores not finite."""
+        """bool [n], `score > t` by the threshold of `which`: mcc or f1. ValueError for scores not
+        finite."""
         s = np.asarray(scores, np.float64)
         if not np.isfinite(s).all():
             raise ValueError("scores must be finite")
-        threshold = {"mcc": self.mcc, "f1": self.f1}[which]
-        return np.asarray(s >= threshold if self.inclusive else s > threshold)
-
-
-@dataclass(frozen=True)
-class Confusion:
-    tp: int
-    fp: int
-    fn: int
-    tn: int
-
-    @property
-    def sensitivity(self) -> float | None:
-        """None without a positive."""
-        return self.tp / (self.tp + self.fn) if self.tp + self.fn else None
-
-    @property
-    def specificity(self) -> float | None:
-        """None without a negative."""
-        return self.tn / (self.tn + self.fp) if self.tn + self.fp else None
-
-
-def confusion(truth: ArrayLike, decided: ArrayLike) -> Confusion:
-    """truth, decided: [n] of 1 and 0."""
-    y, d = binary(truth, decided)
-    if not np.isin(d, (0, 1)).all():
-        raise ValueError("decisions must be 1 or 0")
-    yes = d == 1
-    return Confusion(*(int(part.sum()) for part in (y & yes, ~y & yes, y & ~yes, ~y & ~yes)))
+        return np.asarray(s > {"mcc": self.mcc, "f1": self.f1}[which])
 
 
 def mcc(truth: ArrayLike, decided: ArrayLike) -> float:
@@ -70,34 +42,28 @@ def f1(truth: ArrayLike, decided: ArrayLike) -> float:
     return float(_f1(*_counts(truth, decided))[0])
 
 
-def best_thresholds(
-    truth: ArrayLike, scores: ArrayLike, inclusive: bool = False, corners: bool = True
-) -> Thresholds:
+def best_thresholds(truth: ArrayLike, scores: ArrayLike) -> Thresholds:
     """The published choice on validation data: of the thresholds that scikit-learn's roc_curve
-    gives, the first with the highest figure. truth, scores: [n]. ValueError with one class.
+    gives, inf and then downwards, the first with the highest figure; yes is `score > t`. truth,
+    scores: [n]. ValueError with one class.
 
-    TIER: inf, then the scores downwards; yes is `score > t`. CheXzero (`inclusive`): the scores
-    upwards; yes is `score >= t`. Both call roc_curve as it comes, which keeps only the corners of
-    the curve. Under `>` the threshold of a corner decides as the score above it does, so the best
-    decision may be missed; `corners=False` looks at every score instead.
+    roc_curve keeps only the corners of the curve. Under `>` the threshold of a corner decides as
+    the score above it does, so the best decision may be missed; published figures are like that.
     """
     fp, tp, thresholds = roc_counts(truth, scores)
     n_pos, n_neg = tp[-1], fp[-1]
-    place = _corners(fp, tp) if corners else np.arange(len(thresholds))
-    if inclusive:
-        place = at = place[:0:-1]  # upwards, without inf
-    else:
-        at = np.maximum(place - 1, 0)  # `> t` is `>=` the next higher score
+    place = _corners(fp, tp)
+    at = np.maximum(place - 1, 0)  # `> t` is `>=` the next higher score
     counts = [n.astype(np.float64) for n in (tp[at], fp[at], n_pos - tp[at], n_neg - fp[at])]
     of_mcc, of_f1 = (float(thresholds[place[np.argmax(f(*counts))]]) for f in (_mcc, _f1))
-    return Thresholds(of_mcc, of_f1, inclusive)
+    return Thresholds(of_mcc, of_f1)
 
 
 def decision_draws(
     truth: ArrayLike, decided: ArrayLike, resamples: Resamples, which: str
 ) -> Floats:
-    """float64 [draws, L]: `which` (mcc, f1, sensitivity, specificity) of every label in every draw;
-    NaN where a draw has one class only, as for the AUC.
+    """float64 [draws, L]: `which` (mcc, f1) of every label in every draw; NaN where a draw has one
+    class only, as for the AUC.
 
     truth, decided: [n, L] of 1, 0 or NaN (unknown, not scored); such rows count for no draw.
     """
@@ -130,8 +96,13 @@ def _corners(fp: NDArray[np.int64], tp: NDArray[np.int64]) -> NDArray[np.intp]:
 
 
 def _counts(truth: ArrayLike, decided: ArrayLike) -> list[Floats]:
-    c = confusion(truth, decided)
-    return [np.array([n], np.float64) for n in (c.tp, c.fp, c.fn, c.tn)]
+    """tp, fp, fn, tn, [1] each. truth, decided: [n] of 1 and 0."""
+    y, d = binary(truth, decided)
+    if not np.isin(d, (0, 1)).all():
+        raise ValueError("decisions must be 1 or 0")
+    yes = d == 1
+    parts = (y & yes, ~y & yes, y & ~yes, ~y & ~yes)
+    return [np.array([part.sum()], np.float64) for part in parts]
 
 
 def _ratio(top: Floats, bottom: Floats) -> Floats:
@@ -148,12 +119,4 @@ def _f1(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> Floats:
     return _ratio(2 * tp, 2 * tp + fp + fn)
 
 
-def _sensitivity(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> Floats:
-    return _ratio(tp, tp + fn)
-
-
-def _specificity(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> Floats:
-    return _ratio(tn, tn + fp)
-
-
-FIGURES = {"mcc": _mcc, "f1": _f1, "sensitivity": _sensitivity, "specificity": _specificity}
+FIGURES = {"mcc": _mcc, "f1": _f1}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,20 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from tier_infer.metrics import both_classes
 
 
-@dataclass(frozen=True)
-class DeLong:
-    auc_a: float
-    auc_b: float
-    se_a: float  # standard errors of the areas
-    se_b: float
-    covariance: float  # of the two areas
-    z: float | None  # of auc_a − auc_b; None where both models order the images alike
-    p: float  # two-sided; 1 where z is None
+def delong(truth: ArrayLike, a: ArrayLike, b: ArrayLike) -> tuple[float | None, float]:
+    """z of AUC(a) − AUC(b), None where both order the images alike, and its two-sided p, then 1.
 
-
-def delong(truth: ArrayLike, a: ArrayLike, b: ArrayLike) -> DeLong:
-    """truth: [n] of 1 and 0; a, b: [n] finite scores of two models on the same images.
-
+    truth: [n] of 1 and 0; a, b: [n] finite scores of two models on the same images.
     ValueError without two images of each class, whose spread is what is measured; and where the
     areas differ but no image's placement varies (a perfect model against a constant one): there
     the estimated variance is 0 and no z exists.
@@ -43,32 +32,18 @@ def delong(truth: ArrayLike, a: ArrayLike, b: ArrayLike) -> DeLong:
         raise ValueError(f"{n_pos} positives and {n_neg} negatives; DeLong needs two of each")
     pos_a, neg_a = _wins(y, first)
     pos_b, neg_b = _wins(y, second)
-    pairs = 2 * n_pos * n_neg
-
-    def covariance(
-        p: NDArray[np.int64], q: NDArray[np.int64], n: NDArray[np.int64], m: NDArray[np.int64]
-    ) -> float:
-        of_positives = _cov(p, q) / (2 * n_neg) ** 2 / n_pos
-        return of_positives + _cov(n, m) / (2 * n_pos) ** 2 / n_neg
-
-    auc_a, auc_b = int(pos_a.sum()) / pairs, int(pos_b.sum()) / pairs
     # The variance of the difference from the differences: three variances would leave a remainder
     # of rounding where it is 0, and a z of millions.
-    of_difference = covariance(*[pos_a - pos_b] * 2, *[neg_a - neg_b] * 2)
-    z = None
-    if of_difference > 0:
-        z = (auc_a - auc_b) / math.sqrt(of_difference)
-    elif auc_a != auc_b:
+    positives, negatives = pos_a - pos_b, neg_a - neg_b
+    variance = _variance(positives) / (2 * n_neg) ** 2 / n_pos
+    variance += _variance(negatives) / (2 * n_pos) ** 2 / n_neg
+    difference = int(positives.sum()) / (2 * n_pos * n_neg)
+    if variance > 0:
+        z = difference / math.sqrt(variance)
+        return z, math.erfc(abs(z) / math.sqrt(2))
+    if difference:
         raise ValueError("the areas differ, but their difference has no variance; no test exists")
-    return DeLong(
-        auc_a,
-        auc_b,
-        math.sqrt(covariance(pos_a, pos_a, neg_a, neg_a)),
-        math.sqrt(covariance(pos_b, pos_b, neg_b, neg_b)),
-        covariance(pos_a, pos_b, neg_a, neg_b),
-        z,
-        1.0 if z is None else math.erfc(abs(z) / math.sqrt(2)),
-    )
+    return None, 1.0
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -95,5 +70,5 @@ def _wins(y: NDArray[np.bool_], s: NDArray[np.float64]) -> tuple[NDArray[np.int6
     return below(s[y], neg), below(s[~y], pos)
 
 
-def _cov(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
-    return float(((a - a.mean()) * (b - b.mean())).sum() / (len(a) - 1))
+def _variance(a: NDArray[np.int64]) -> float:
+    return float(((a - a.mean()) ** 2).sum() / (len(a) - 1))

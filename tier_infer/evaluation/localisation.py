@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tier_infer.cells import cell_boxes, clipped
 from tier_infer.geometry import Geometry
-from tier_infer.scoring import cell_boxes, clipped
 
 Cells = NDArray[np.float64]  # [g, g]
 HOLDS = 1e-6  # of a cell; cell borders are computed, and less than this is their rounding

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from tier_infer.evaluation.measure import BOUND
+from tier_infer.evaluation.model_facts import DIGEST, model_facts
 from tier_infer.guard import printable
 
-DIGEST = 12  # digits of a hash that are shown; the JSON has all
 NONE = "–"
 NEVER = "never"  # a threshold above every score
+BOUNDED = " *"  # an interval that is no bootstrap's; a remark says so
 Report = dict[str, Any]
 
 
@@ -43,7 +45,7 @@ def markdown(report: Report) -> str:
 
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
     model, dataset, auc = report["model"], report["dataset"], report["auc"]
-    yield from _model(model)
+    yield from model_facts(model)
     yield "geometry, intensity", f"{report['geometry']}, {report['intensity']}"
     split = dataset["split"] or "all"
     yield "dataset", f"{dataset['name']}, split {split}, {str(dataset['sha256'])[:DIGEST]}"
@@ -59,26 +61,6 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         yield "thresholds from", f"split {chosen['split']}, {chosen['units']} units; frozen"
 
 
-def _model(model: Any) -> Iterator[tuple[str, str]]:
-    """What a plan says of a model; another program's plan may say anything."""
-    if not isinstance(model, dict):
-        yield "model", "unknown: no plan.json beside the scores"
-        return
-    yield "model", f"{model.get('name')} ({model.get('side')})"
-    if "bundle_sha256" in model:
-        yield "bundle", str(model["bundle_sha256"])[:DIGEST]
-    checkpoints = model.get("checkpoints")
-    if isinstance(checkpoints, list):
-        yield "checkpoints", ", ".join(str(sha)[:DIGEST] for sha in checkpoints)
-    sets = model.get("label_sets")
-    for name, row in sets.items() if isinstance(sets, dict) else ():
-        sha = row.get("prompts_sha256") if isinstance(row, dict) else None
-        yield "prompts", f"{name}, {str(sha)[:DIGEST]}"
-    exported = "" if model.get("exported", True) else "; not exported: runs in PyTorch only"
-    yield "scoring", f"{model.get('scoring')}{exported}"
-    yield "runs on", ", ".join(str(model.get(k)) for k in ("engine", "device", "precision"))
-
-
 def _left_out(report: Report) -> Iterator[tuple[str, str]]:
     for rule, n in report["dataset"]["left_out"].items():
         yield f"rows: {rule}", str(n)
@@ -92,9 +74,10 @@ def _left_out(report: Report) -> Iterator[tuple[str, str]]:
 
 def _areas(section: Report) -> list[str]:
     rows = [
-        (row["label"], row["n"], row["positives"], _number(row["auc"]), _spread(row["interval"]))
+        (row["label"], row["n"], row["positives"], _number(row["auc"]),
+         _spread(row["interval"]) + BOUNDED * (row["interval_of"] == BOUND))
         for row in section["labels"]
-    ]
+    ]  # fmt: skip
     mean = f"mean of {section['mean_of']}"
     rows.append((mean, "", "", _number(section["mean"]), _spread(section["mean_interval"])))
     return _table(("label", "n", "positive", "AUC", "95 % interval"), rows)
@@ -149,7 +132,9 @@ def _comparison(section: Report) -> list[str]:
     head = ("label", "n", "positive", "AUC", "other", "difference", "95 % interval", "z", "p",
             "p (Holm)", "max dZ", "flips")  # fmt: skip
     said = {True: "same", False: "different", None: "unknown"}
-    facts = [(f"the other: {key}" if key else "", text) for key, text in _model(section["model"])]
+    facts = [
+        (f"the other: {key}" if key else "", text) for key, text in model_facts(section["model"])
+    ]
     facts += [(key, said[same]) for key, same in section["same"].items()]
     facts.append(("images scored by both", str(images["scored_by_both"])))
     facts.append(("of these the same pixels", str(images["of_same_pixels"])))

@@ -1,27 +1,34 @@
 """AUC of every label and their mean, with intervals over patients.
 
 A label of one class has no AUC: it is excluded by name and the mean is over the others, never NaN.
+Resampling a few patients shows how these vary, not how others would. So below FEW of a class
+nothing is resampled or tested, and an AUC has the interval of a bound: its variance is at most
+A (1 − A) / min(m, n) (Birnbaum 1956), that of a rate A among so many, and Wilson's is a rate's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tier_infer.errors import UsageError
-from tier_infer.evaluation.bootstrap import Resamples, auc_draws, interval, mean_draws, resample
+from tier_infer.evaluation.bootstrap import Resamples, auc_draws, mean_draws, resample, spread
 from tier_infer.evaluation.cohort import Cohort
+from tier_infer.evaluation.probabilities import wilson_of
 from tier_infer.evaluation.units import Units
 from tier_infer.metrics import roc_auc
 
 ONE_CLASS = "one class only"
 UNKNOWN = "no case of known truth"
-# Resampling shows how these few would vary, not others: of one positive its interval is too narrow.
-MIN_CASES = 5  # of each class, below which a label has an AUC but no interval
+FEW = 10  # patients of each class, below which nothing is resampled or tested
+TOO_FEW = f"fewer than {FEW} positives or negatives"
+TOO_FEW_PATIENTS = f"positives or negatives of fewer than {FEW} patients"
+BOOTSTRAP, BOUND = "bootstrap", "bound"
+DIGITS = 5  # of an AUC in the paper's table of wins; equal there is a tie
 GROUPS = 50  # a column with more values names cases rather than groups
 
 
@@ -31,8 +38,21 @@ class Area:
     n: int  # units whose truth is known
     positives: int
     auc: float | None
-    interval: tuple[float, float] | None  # 95 %, patients resampled
+    patients: int  # of the smaller class
+    interval: tuple[float, float] | None  # 95 %
+    interval_of: str | None  # BOOTSTRAP, over patients, or BOUND
     excluded: str | None  # why there is no AUC
+
+    @property
+    def enough(self) -> bool:
+        return self.patients >= FEW
+
+    @property
+    def too_few(self) -> str | None:
+        """Why nothing is resampled or tested; None where there is enough."""
+        if self.enough:
+            return None
+        return TOO_FEW if min(self.positives, self.n - self.positives) < FEW else TOO_FEW_PATIENTS
 
 
 @dataclass(frozen=True)
@@ -51,8 +71,9 @@ class Areas:
 def areas_of(units: Units, labels: Sequence[str], resamples: Resamples) -> Areas:
     """Of units [n] and their labels [L]; the same `resamples` for two models make them paired."""
     draws = auc_draws(units.truth, units.z, resamples)
+    fewest = fewest_patients(units.truth, resamples)
     rows = tuple(
-        _area(label, units.truth[:, i], units.z[:, i], draws[:, i])
+        _area(label, units.truth[:, i], units.z[:, i], draws[:, i], fewest[i])
         for i, label in enumerate(labels)
     )
     return _areas(rows, draws)
@@ -66,15 +87,22 @@ def columns_of(areas: Areas, columns: Sequence[int]) -> Areas:
 def _areas(rows: tuple[Area, ...], draws: NDArray[np.float64]) -> Areas:
     counted = [i for i, row in enumerate(rows) if row.auc is not None]
     found = [float(row.auc) for row in rows if row.auc is not None]
-    if not found or len({row.label.rpartition(":")[0] for row in rows}) > 1:
+    if not found or several_sets([row.label for row in rows]):
         return Areas(rows, None, None, draws)
-    told = all(has_interval(rows[i]) for i in counted)
-    spread = interval(mean_draws(draws[:, counted])) if told else None
-    return Areas(rows, float(np.mean(found)), spread, draws)
+    told = all(rows[i].enough for i in counted)
+    between = spread(mean_draws(draws[:, counted])) if told else None
+    return Areas(rows, float(np.mean(found)), between, draws)
 
 
-def has_interval(row: Area) -> bool:
-    return min(row.positives, row.n - row.positives) >= MIN_CASES
+def several_sets(labels: Sequence[str]) -> bool:
+    return len({label.rpartition(":")[0] for label in labels}) > 1
+
+
+def fewest_patients(truth: NDArray[np.float32], resamples: Resamples) -> list[int]:
+    """Of labels [n, L]: patients of the class that has fewer; unknown ones count one each."""
+    return [
+        min(len(np.unique(resamples.member[column == y])) for y in (0, 1)) for column in truth.T
+    ]
 
 
 def excluded_by(truth: NDArray[np.float32]) -> str | None:
@@ -85,16 +113,24 @@ def excluded_by(truth: NDArray[np.float32]) -> str | None:
 
 
 def _area(
-    label: str, truth: NDArray[np.float32], z: NDArray[np.float32], draws: NDArray[np.float64]
+    label: str,
+    truth: NDArray[np.float32],
+    z: NDArray[np.float32],
+    draws: NDArray[np.float64],
+    patients: int,
 ) -> Area:
     """truth, z [n], draws [draws]."""
     known = ~np.isnan(truth)
     n, positives = int(known.sum()), int(truth[known].sum())
     why = excluded_by(truth[known])
     if why:
-        return Area(label, n, positives, None, None, why)
-    area = Area(label, n, positives, roc_auc(truth[known], z[known]), None, None)
-    return replace(area, interval=interval(draws)) if has_interval(area) else area
+        return Area(label, n, positives, None, patients, None, None, why)
+    auc = roc_auc(truth[known], z[known])
+    between = spread(draws) if patients >= FEW else None
+    kind = None if not len(draws) else BOOTSTRAP if between else BOUND
+    if kind == BOUND:
+        between = wilson_of(auc, patients)
+    return Area(label, n, positives, auc, patients, between, kind, None)
 
 
 def resamples_of(units: Units, draws: int, seed: int = 0) -> Resamples:
@@ -110,6 +146,8 @@ def auc_section(areas: Areas) -> dict[str, Any]:
             "positives": row.positives,
             "auc": row.auc,
             "interval": row.interval and list(row.interval),
+            "interval_of": row.interval_of,
+            "too_few": row.too_few if row.excluded is None else None,
             "excluded": row.excluded,
         }
         for row in areas.rows
@@ -120,6 +158,20 @@ def auc_section(areas: Areas) -> dict[str, Any]:
         "mean_interval": areas.mean_interval and list(areas.mean_interval),
         "mean_of": len(areas.counted),
     }
+
+
+def won(areas: Sequence[Sequence[float | None]]) -> tuple[list[int], int]:
+    """Of AUCs by model and label: labels won by each model, and ties of the highest, which nobody
+    wins. Labels that a model has no AUC of are left out."""
+    labels = [[round(x, DIGITS) for x in row if x is not None] for row in zip(*areas, strict=True)]
+    wins, ties = [0] * len(areas), 0
+    for row in labels:
+        if len(row) == len(areas):
+            first = row.index(max(row))
+            tied = row.count(row[first]) > 1
+            ties += tied
+            wins[first] += not tied
+    return wins, ties
 
 
 def check_column(cohort: Cohort, column: str) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tier_infer.evaluation.bootstrap import Resamples, interval, mean_draws
+from tier_infer.evaluation.bootstrap import Resamples, mean_draws, spread
 from tier_infer.evaluation.decisions import Thresholds, best_thresholds, decision_draws, f1, mcc
-from tier_infer.evaluation.measure import excluded_by
+from tier_infer.evaluation.measure import FEW, excluded_by, fewest_patients
 from tier_infer.evaluation.units import Units
 
 FIGURES = {"mcc": mcc, "f1": f1}
@@ -41,17 +41,18 @@ class _Figure:
 
     values: NDArray[np.float64]  # [C]
     draws: Drawn  # [draws, C]
+    enough: NDArray[np.bool_]  # [C], FEW patients of each class or more
 
     def row(self, i: int) -> dict[str, Any]:
-        return _figure(float(self.values[i]), self.draws[:, i])
+        return _figure(float(self.values[i]), self.draws[:, i], bool(self.enough[i]))
 
     def mean(self) -> dict[str, Any]:
         if not len(self.values):
             return {"value": None, "interval": None}
-        return _figure(float(self.values.mean()), mean_draws(self.draws))
+        return _figure(float(self.values.mean()), mean_draws(self.draws), bool(self.enough.all()))
 
     def minus(self, other: _Figure) -> _Figure:
-        return _Figure(self.values - other.values, self.draws - other.draws)
+        return _Figure(self.values - other.values, self.draws - other.draws, self.enough)
 
 
 def choose(units: Units) -> Operating:
@@ -135,6 +136,7 @@ def radiologists_section(
             for i, label in enumerate(labels)
         ],
         "of": len(counted),
+        "units": int(read.any(axis=1).sum()),
         "model": tables["model"],
         "readers": [{"name": name} | tables[f"reader {name}"] for name in readers],
         "mean_radiologist": tables["mean_radiologist"],
@@ -166,20 +168,22 @@ def _measured(
 ) -> dict[str, _Figure]:
     """truth and, by figure, decided: [n, C]; NaN where nothing is known or nobody decided."""
     found = {}
+    enough = np.array(fewest_patients(truth, resamples), np.int64) >= FEW
     for which, yes in decided.items():
         values = []
         for y, d in zip(truth.T, yes.T, strict=True):
             known = ~np.isnan(y)
             values.append(FIGURES[which](y[known], d[known]))
         draws = decision_draws(truth, yes, resamples, which)
-        found[which] = _Figure(np.array(values, np.float64), draws)
+        found[which] = _Figure(np.array(values, np.float64), draws, enough)
     return found
 
 
 def _average(figures: Sequence[_Figure]) -> _Figure:
     """Over readers; a draw is the mean of their figures in it."""
     values = np.mean([figure.values for figure in figures], axis=0)
-    return _Figure(values, np.mean([figure.draws for figure in figures], axis=0))
+    draws = np.mean([figure.draws for figure in figures], axis=0)
+    return _Figure(values, draws, figures[0].enough)
 
 
 def _counts(label: str, truth: Floats, excluded: str | None) -> dict[str, Any]:
@@ -198,6 +202,6 @@ def _at(figure: _Figure, counted: list[int], i: int) -> dict[str, Any]:
     return figure.row(counted.index(i))
 
 
-def _figure(value: float, draws: Drawn) -> dict[str, Any]:
-    spread = interval(draws)
-    return {"value": value, "interval": None if spread is None else list(spread)}
+def _figure(value: float, draws: Drawn, enough: bool) -> dict[str, Any]:
+    between = spread(draws) if enough else None
+    return {"value": value, "interval": between and list(between)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tier_infer.errors import UsageError
-from tier_infer.evaluation.cohort import Cohort
+from tier_infer.evaluation.cohort import Cohort, bare
 from tier_infer.evaluation.scores import PLAN, ScoreTable, read_scores
 
 Json = Mapping[str, Any]
@@ -25,8 +25,9 @@ class Other:
 
     @property
     def comparable(self) -> bool:
-        """Whether one threshold means the same on both sides, as far as known."""
-        return self.same["scoring"] is not False
+        """Whether one threshold means the same on both sides, as far as known: two networks have
+        no common scale, nor have two ways of scoring."""
+        return self.same["scoring"] is not False and self.same["checkpoints"] is not False
 
 
 def read_other(path: Path, cohort: Cohort, labels: Sequence[str], plan: Json) -> Other:
@@ -66,8 +67,8 @@ def match_labels(here: Sequence[str], there: Sequence[str]) -> list[tuple[int, i
     pairs = [(i, there.index(name)) for i, name in enumerate(here) if name in there]
     free_here = set(range(len(here))) - {i for i, _ in pairs}
     free_there = set(range(len(there))) - {k for _, k in pairs}
-    bare_here = [name.rpartition(":")[2] for name in here]
-    bare_there = [name.rpartition(":")[2] for name in there]
+    bare_here = [bare(name) for name in here]
+    bare_there = [bare(name) for name in there]
     for i in sorted(free_here):
         if bare_here.count(bare_here[i]) == 1 and bare_there.count(bare_here[i]) == 1:
             k = bare_there.index(bare_here[i])
@@ -100,6 +101,13 @@ def _prompts(plan: Json) -> Any:
     return sorted(str(_at(row, "prompts_sha256")) for row in sets.values()) or None
 
 
+def _scoring(plan: Json) -> Any:
+    """The rule, and how the sets pool scores of patches; of the whole image nothing is pooled."""
+    rule, sets = _at(plan, "model", "scoring"), _at(plan, "model", "label_sets")
+    pools = [_at(row, "pool") for row in sets.values()] if isinstance(sets, Mapping) else []
+    return rule and (rule, sorted({json.dumps(pool, sort_keys=True) for pool in pools or (None,)}))
+
+
 def _same(here: Any, there: Any) -> bool | None:
     return None if here is None or there is None else bool(here == there)
 
@@ -110,5 +118,5 @@ FACTS: dict[str, Callable[[Json], Any]] = {
     "intensity": lambda plan: _at(plan, "intensity"),
     "prompts": _prompts,
     "checkpoints": lambda plan: _at(plan, "model", "checkpoints"),
-    "scoring": lambda plan: _at(plan, "model", "scoring"),
+    "scoring": _scoring,
 }

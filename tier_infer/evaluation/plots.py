@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tier_infer.errors import UsageError
+from tier_infer.evaluation.measure import BOUND
 from tier_infer.evaluation.run import Evaluated
 from tier_infer.evaluation.units import Units
 from tier_infer.files import write_atomic
@@ -74,10 +75,14 @@ def _pages(name: str, rows: list[Any], page: Any) -> list[tuple[str, Any]]:
 
 
 def _canvas(
-    panels: int, report: Report, title: str, size: tuple[float, float] | None = None
+    panels: int,
+    report: Report,
+    title: str,
+    size: tuple[float, float] | None = None,
+    counted: str = "",
 ) -> tuple[Any, list[Any]]:
     """A figure and its axes, with what is shown above and the notice below. `size`: inches, with
-    room for a legend above the notice."""
+    room for a legend above the notice. `counted`: units where they are not the protocol's."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -91,7 +96,7 @@ def _canvas(
     layout.set(rect=(0.01, below / height, 0.98, 1 - (below + 0.55) / height))
     dataset, protocol = report["dataset"], report["protocol"]
     figure.text(0.01, 1 - 0.12 / height, title, va="top", fontsize=10, weight="bold")
-    what = f"{_plain(dataset['name'])}, {protocol['name']}, {protocol['units']} units"
+    what = f"{_plain(dataset['name'])}, {protocol['name']}, {counted or protocol['units']} units"
     figure.text(0.01, 1 - 0.32 / height, what, va="top", color=GREY)
     figure.text(0.01, 0.08 / height, report["notice"], va="bottom", color=GREY, fontsize=7)
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(panels)]
@@ -128,6 +133,7 @@ def _roc(found: Evaluated, labels: Sequence[int]) -> Any:
             n, positives = there["n"], there["positives"]
         else:
             spread = f" ({row.interval[0]:.3f} to {row.interval[1]:.3f})" if row.interval else ""
+            spread += " bound" * (row.interval_of == BOUND)
             _curve(ax, found.units, i, f"AUC {row.auc:.3f}{spread}", {"color": BLUE})
             n, positives = row.n, row.positives
         ax.set_title(f"{_plain(row.label)}\n{positives} of {n} positive")
@@ -150,10 +156,10 @@ def _reliability(report: Report, rows: Sequence[Report]) -> Any:
         ax.plot([0, 1], [0, 1], color=GREY, lw=0.6, ls=":")
         bins = row["fitted"]["reliability"]
         x, y = [b["mean_p"] for b in bins], [b["rate"] for b in bins]
-        low = [b["rate"] - b["rate_low"] for b in bins]
-        high = [b["rate_high"] - b["rate"] for b in bins]
+        told = [b for b in bins if b["rate_low"] is not None]
         size = [6 + 60 * math.sqrt(b["n"] / row["n"]) for b in bins]
-        ax.errorbar(x, y, np.clip([low, high], 0, 1), fmt="none", ecolor=BLUE, elinewidth=0.8)
+        ax.vlines([b["mean_p"] for b in told], [b["rate_low"] for b in told],
+                  [b["rate_high"] for b in told], color=BLUE, lw=0.8)  # fmt: skip
         ax.scatter(x, y, s=size, color=BLUE, zorder=3, clip_on=False)
         ax.set_title(
             f"{_plain(row['label'])}, n {row['n']}\n"
@@ -171,17 +177,19 @@ def _decisions(report: Report, rows: Sequence[Report]) -> Any:
     counted = section["of"]  # labels in the mean that is shown
     split = _plain(report["validation"]["split"] or "all")
     height = 1.9 + (0.16 + 0.13 * len(sides)) * (len(rows) + 1)
-    figure, axes = _canvas(2, report, f"Decisions at thresholds of split {split}", (8.4, height))
+    title = f"Decisions at thresholds of split {split}"
+    read = f"{section['units']} of {report['protocol']['units']}" if "units" in section else ""
+    figure, axes = _canvas(2, report, title, (8.4, height), read)
     for ax, which, title in zip(axes, ("mcc", "f1"), ("MCC", "F1"), strict=True):
         for place, (name, style, labels, mean) in enumerate(sides):
             figures = [labels[row["label"]][which] for row in rows] + [mean[which]]
             offset = 0.7 * ((place + 0.5) / len(sides) - 0.5)
             drawn = [(i + offset, f) for i, f in enumerate(figures) if f["value"] is not None]
-            x = [f["value"] for _, f in drawn]
-            spans = [f["interval"] or (f["value"], f["value"]) for _, f in drawn]
-            low, high = (np.abs([s[k] - v for s, v in zip(spans, x, strict=True)]) for k in (0, 1))
-            ax.errorbar(x, [y for y, _ in drawn], xerr=[low, high], ls="none", ms=4.5,
-                        elinewidth=0.9, label=name, **style)  # fmt: skip
+            # From end to end: a resampled interval need not hold the figure itself.
+            bars = [(y, *f["interval"]) for y, f in drawn if f["interval"]]
+            ax.hlines(*([bar[k] for bar in bars] for k in range(3)), color=style["color"], lw=0.9)
+            ax.plot([f["value"] for _, f in drawn], [y for y, _ in drawn], ls="none", ms=4.5,
+                    label=name, **style)  # fmt: skip
         names = [f"{_plain(row['label'])}\n{row['positives']} of {row['n']}" for row in rows]
         ax.set_yticks(range(len(rows) + 1), [*names, f"mean of {counted}"])
         ax.axhline(len(rows) - 0.5, color=GREY, lw=0.5)
@@ -197,14 +205,16 @@ def _decisions(report: Report, rows: Sequence[Report]) -> Any:
 def _sides(report: Report) -> list[tuple[str, Report, Report, Report]]:
     """Name, style, figures by label, mean. On units that all radiologists read, where there are
     radiologists."""
-    model = {"fmt": "o", "color": BLUE}
+    model = {"marker": "o", "color": BLUE}
     if "radiologists" not in report:
         section = report["decisions"]
         return [("model", model, {r["label"]: r for r in section["labels"]}, section["mean"])]
     section = report["radiologists"]
     named = [("model", model, section["model"])]
-    named.append(("mean radiologist", {"fmt": "D", "color": ORANGE}, section["mean_radiologist"]))
+    named.append(
+        ("mean radiologist", {"marker": "D", "color": ORANGE}, section["mean_radiologist"])
+    )
     for i, reader in enumerate(section["readers"]):
-        style = {"fmt": READERS[i % len(READERS)], "color": GREY, "mfc": "white"}
+        style = {"marker": READERS[i % len(READERS)], "color": GREY, "mfc": "white"}
         named.append((_plain(reader["name"]), style, reader))
     return [(name, style, each["labels"], each["mean"]) for name, style, each in named]

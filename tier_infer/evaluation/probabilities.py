@@ -94,11 +94,16 @@ def wilson(positives: int, n: int) -> tuple[float, float]:
     """95 % interval of a rate, never beyond [0, 1]; n > 0. Wilson, JASA 22 (1927) 209-212."""
     if not 0 <= positives <= n or n < 1:
         raise ValueError(f"{positives} of {n} is no rate")
-    rate, z2 = positives / n, Z95**2
+    return wilson_of(positives / n, n)
+
+
+def wilson_of(rate: float, n: int) -> tuple[float, float]:
+    """The same of a rate in [0, 1], whose variance is rate · (1 − rate) / n."""
+    z2 = Z95**2
     center = (rate + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return (max(0.0, center - half) if positives else 0.0), (
-        min(1.0, center + half) if positives < n else 1.0
+    return (max(0.0, center - half) if rate > 0 else 0.0), (
+        min(1.0, center + half) if rate < 1 else 1.0
     )
 
 

@@ -22,13 +22,18 @@ STUDY = "Study"
 Decisions = dict[str, dict[str, int]]  # study → label id → 1 or 0
 
 
-def read_radiologists(folder: Path, cohort: Cohort) -> dict[str, NDArray[np.float32]]:
-    """Name of the file → decisions [N, L], 1, 0 or NaN: rows and columns of the cohort's truth.
+def read_radiologists(
+    folder: Path, cohort: Cohort
+) -> tuple[dict[str, NDArray[np.float32]], tuple[str, ...]]:
+    """Name of the file → decisions [N, L], 1, 0 or NaN: rows and columns of the cohort's truth; and
+    notes of who decided on how many of its studies, and what stands on one side only.
 
     Raises UsageError for a folder without such a file, for one that decides on nothing of the
     cohort or is the truth itself, and by line for a table that is odd.
     """
-    found = {}
+    found, notes = {}, []
+    studies = {case.study for case in cohort.cases if case.study}
+    labels = set(cohort.labels)
     for path, decisions in _files(folder):
         rows = [[decisions.get(case.study, {}).get(label, np.nan) for label in cohort.labels]
                 for case in cohort.cases]  # fmt: skip
@@ -42,21 +47,12 @@ def read_radiologists(folder: Path, cohort: Cohort) -> dict[str, NDArray[np.floa
                 "elsewhere"
             )
         found[path.stem] = table
-    return found
-
-
-def radiologist_notes(folder: Path, cohort: Cohort) -> tuple[str, ...]:
-    """Who decided on how many studies of the cohort, and what stands on one side only."""
-    studies = {case.study for case in cohort.cases if case.study}
-    labels = set(cohort.labels)
-    notes = []
-    for path, decisions in _files(folder):
         decided = {study for study, known in decisions.items() if labels & set(known)}
         notes.append(
             f"{path.stem}: {len(studies & decided)} of {len(studies)} studies of the cohort; "
             f"{len(set(decisions) - studies)} of the file are not in it"
         )
-    return tuple(notes)
+    return found, tuple(notes)
 
 
 def _files(folder: Path) -> list[tuple[Path, Decisions]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,18 @@ from tier_infer.files import write_atomic
 from tier_infer.tables import csv_text
 
 COLUMNS = ("label", "figure", "value", "low", "high", "n", "positives")
+OURS = re.compile(r"report\.(json|csv|md)|(roc|reliability|decisions)(-[1-9][0-9]*)?\.png")
 MEAN = "(mean)"
 Report = dict[str, Any]
 Row = tuple[object, ...]
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """report.json, report.csv and report.md; equal reports give equal bytes."""
+    """report.json, report.csv and report.md; equal reports give equal bytes. What an evaluation
+    before this one drew goes first: pictures of another protocol would stand beside its figures."""
+    for path in folder.iterdir():
+        if OURS.fullmatch(path.name):
+            path.unlink()
     files = {
         "report.json": json_text(report),
         "report.csv": csv_text([COLUMNS, *csv_rows(report)]),

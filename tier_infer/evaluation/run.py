@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tier_infer.bundle import NOTICE
 from tier_infer.errors import UsageError
 from tier_infer.evaluation.calibrated import calibration_section
-from tier_infer.evaluation.cohort import Cohort
+from tier_infer.evaluation.cohort import Cohort, bare
 from tier_infer.evaluation.compare import Compared, compare
 from tier_infer.evaluation.measure import (
     Areas,
@@ -38,7 +38,7 @@ from tier_infer.evaluation.operating import (
 )
 from tier_infer.evaluation.other import Other, read_other
 from tier_infer.evaluation.places import resolved
-from tier_infer.evaluation.radiologists import radiologist_notes, read_radiologists
+from tier_infer.evaluation.radiologists import read_radiologists
 from tier_infer.evaluation.remarks import remarks_of
 from tier_infer.evaluation.scores import Scorer, ScoreTable, plan_of, score_cohort
 from tier_infer.evaluation.units import Units, patients_in, studies_in, units_of
@@ -96,6 +96,7 @@ def evaluate(
         table = score_cohort(cohort, scorer, place, tell)
         if plan.validation is not None:
             fitted_on = score_cohort(plan.validation, scorer, place / VALIDATION, tell)
+            copies = _copies(cohort, table, plan.validation, fitted_on)
     units = units_of(cohort, table, plan.protocol)
     resamples = resamples_of(units, plan.draws, plan.seed)
     areas = areas_of(units, scorer.labels, resamples)
@@ -106,14 +107,14 @@ def evaluate(
         validation = units_of(plan.validation, fitted_on, plan.protocol)
         operating = choose(validation)
         report["validation"] = _dataset(plan.validation) | {"images": _images(fitted_on)}
-        report["validation"]["units"] = len(validation)
+        report["validation"] |= {"units": len(validation), "same_pixels": copies}
         report["decisions"] = decisions_section(units, scorer.labels, operating, resamples)
         scoring = str(scorer.identity.get("scoring"))
         report["calibration"] = calibration_section(
-            units, validation, scorer.labels, plan.validation.split, scoring
+            units, validation, scorer.labels, plan.validation.split, scoring, resamples
         )
         if given.readers:
-            columns = [cohort.labels.index(_bare(label)) for label in scorer.labels]
+            columns = [cohort.labels.index(bare(label)) for label in scorer.labels]
             readers = {name: units.of_cases(r[:, columns]) for name, r in given.readers.items()}
             report["radiologists"] = radiologists_section(
                 units, scorer.labels, operating, readers, resamples
@@ -154,7 +155,7 @@ def lacking(cohort: Cohort, labels: Mapping[str, Any] | list[str]) -> tuple[str,
 
 def _check(cohort: Cohort, scorer: Scorer, plan: Plan) -> _Given:
     """UsageError for what can't be evaluated."""
-    truth = [cohort.truth_of(_bare(label)) for label in scorer.labels]
+    truth = [cohort.truth_of(bare(label)) for label in scorer.labels]
     if all(np.isnan(y).all() for y in truth):
         raise UsageError(
             f"{cohort.name}: {', '.join(scorer.labels)} are empty in every row that is used"
@@ -163,7 +164,7 @@ def _check(cohort: Cohort, scorer: Scorer, plan: Plan) -> _Given:
         check_column(cohort, plan.group_by)
     if plan.validation is not None:
         for label in scorer.labels:
-            plan.validation.truth_of(_bare(label))
+            plan.validation.truth_of(bare(label))
         _check_apart(cohort, plan.validation)
     elif plan.radiologists is not None:
         raise UsageError(
@@ -175,8 +176,7 @@ def _check(cohort: Cohort, scorer: Scorer, plan: Plan) -> _Given:
     readers: Mapping[str, NDArray[np.float32]] = {}
     notes: tuple[str, ...] = ()
     if plan.radiologists is not None:
-        readers = read_radiologists(plan.radiologists, cohort)
-        notes = radiologist_notes(plan.radiologists, cohort)
+        readers, notes = read_radiologists(plan.radiologists, cohort)
     return _Given(other, readers, notes)
 
 
@@ -191,18 +191,38 @@ def _check_apart(cohort: Cohort, validation: Cohort) -> None:
         for case, place in zip(validation.cases, _places(validation), strict=True)
     )
     if patients or images:
+        whole = f"add --split test, since all of {cohort.name} is evaluated now"
         raise UsageError(
             f"{cohort.name} and {validation.name} share {patients} patients and {images} images; "
-            "choose thresholds on another split"
+            + ("choose thresholds on another split" if cohort.split else whole)
         )
+
+
+def _copies(cohort: Cohort, table: ScoreTable, validation: Cohort, fitted_on: ScoreTable) -> int:
+    """Images of the validation split whose pixels are evaluated, too, under another patient.
+
+    UsageError for copies whose patients are not both known: nothing says that they are apart.
+    """
+    seen: dict[str, bool] = {}  # digest → whether all its patients are known
+    for case, pixels in zip(cohort.cases, table.pixels, strict=True):
+        seen[pixels] = seen.get(pixels, True) and bool(case.patient)
+    seen.pop("", None)  # of what was not scored
+    found = [
+        bool(case.patient) and seen[pixels]
+        for case, pixels in zip(validation.cases, fitted_on.pixels, strict=True)
+        if pixels in seen
+    ]
+    if not all(found):
+        raise UsageError(
+            f"{found.count(False)} images of {validation.name} split {validation.split} have the "
+            f"same pixels as images of {cohort.name} that are evaluated, and no patient_id tells "
+            "them apart: thresholds would be chosen on test images; remove the copies"
+        )
+    return len(found)
 
 
 def _places(cohort: Cohort) -> Iterator[str]:
     return resolved(cohort.root, (case.place for case in cohort.cases))
-
-
-def _bare(label: str) -> str:
-    return label.rpartition(":")[2]
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tier_infer.errors import UsageError
-from tier_infer.evaluation.cohort import Cohort
+from tier_infer.evaluation.cohort import Cohort, bare
 from tier_infer.evaluation.scores import ScoreTable
 
 Rule = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -51,7 +51,7 @@ def units_of(cohort: Cohort, table: ScoreTable, protocol: str) -> Units:
     """Truth by the id behind `set:`; UsageError for a label that the cohort does not know."""
     if table.paths != tuple(case.image_path for case in cohort.cases):
         raise UsageError("these scores are of other images than the dataset's")
-    columns = [cohort.truth_of(label.rpartition(":")[2]) for label in table.labels]
+    columns = [cohort.truth_of(bare(label)) for label in table.labels]
     truth = np.stack(columns, axis=1)  # [N, L]
     left: dict[str, int] = {}
     groups = _groups(cohort, table.scored, protocol, left)

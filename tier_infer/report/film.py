@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from tier_infer.cells import cell_boxes, clipped
 from tier_infer.geometry import Geometry, reduced
 from tier_infer.guard import printable
 from tier_infer.report.colours import SCALE, colours, cool_warm, hex_colour
 from tier_infer.report.overlay import SOFTWARE, cubic
-from tier_infer.scoring import cell_boxes, clipped
 
 MAX_FILM_BYTES = 400_000  # of the JPEG; two of them leave a page below 2 MB
 QUALITIES = (92, 85, 75, 60)

@@ -16,11 +16,12 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from tier_infer.bundle import NOTICE
+from tier_infer.cells import cell_boxes, cells_in_image
 from tier_infer.files import write_atomic
 from tier_infer.geometry import Geometry, reduced
 from tier_infer.guard import printable
 from tier_infer.report.colours import SCALE, colours, cool_warm
-from tier_infer.scoring import ImageResult, cell_boxes, cells_in_image
+from tier_infer.scoring import ImageResult
 from tier_infer.studies import StudyResult
 
 OPACITY = 0.35  # of the colours; the film keeps the rest of its contrast, so markers stay legible

@@ -18,6 +18,7 @@ from pathlib import Path
 from tier_infer.bundle import ENCODERS, NOTICE, Bundle
 from tier_infer.files import write_atomic
 from tier_infer.geometry import Geometry
+from tier_infer.pooling import shown as pool_text
 from tier_infer.report.film import plain
 from tier_infer.report.overlay import OPACITY
 from tier_infer.report.study import STATUS, Look, spaced, study_section
@@ -170,6 +171,11 @@ def _identity(
         ("Bundle", manifest.name),
         ("Bundle SHA-256", manifest.bundle_sha256),
         *((f"Label set {s} SHA-256", str(manifest.label_sets[s]["sha256"])) for s in sets),
+        *(
+            (f"Label set {s} pools patch scores by", pool_text(p))
+            for s in sets
+            if (p := manifest.pool(s))
+        ),
         *([("Text tower SHA-256", manifest.text_sha256)] if typed else []),
         *(("Checkpoint SHA-256", _checkpoint(entry)) for entry in manifest.checkpoint),
         ("Training data", manifest.training_data),

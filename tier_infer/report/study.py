@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tier_infer.cells import cells_in_image
 from tier_infer.geometry import Geometry
 from tier_infer.output import uid
 from tier_infer.report.colours import SCALE
 from tier_infer.report.film import describe_heat, draw_film, draw_marker, draw_scale, plain
 from tier_infer.report.overlay import OPACITY, may_show
-from tier_infer.scoring import ImageResult, cells_in_image
+from tier_infer.scoring import ImageResult
 from tier_infer.studies import StudyResult, is_counted
 from tier_infer.words import CAUTION, by_weight, flag_words
 

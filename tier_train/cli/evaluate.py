@@ -14,7 +14,6 @@ from tier_infer.cli.evaluate_options import (
     open_dataset,
     run_evaluation,
 )
-from tier_infer.guard import printable
 from tier_train.cli.process import CONTEXT, prepare_process
 
 SCORINGS = ("margin", "softmax", "prompt-mean", "prompt-max")
@@ -48,14 +47,14 @@ def evaluate(
     """AUC, MCC and F1 of a checkpoint or an ensemble on a labelled dataset, with intervals."""
     cohort = open_dataset(options)
     prepare_process(threads)
-    from tier_train.evaluation.scorers import Asked, cautions, open_scorer
+    from tier_infer.evaluation.run import lacking
+    from tier_train.evaluation.scorers import Asked, scorer_and_set
 
     asked = Asked(
         scoring, options["queries"], labels_asked(options), device, prompt_seed, prompts_per_label
     )
-    scorer = open_scorer(checkpoints, cohort, asked)
-    for warning in cautions(scorer, cohort):
-        click.echo(f"tier-train: {printable(warning)}", err=True)
-        cohort = replace(cohort, notes=(*cohort.notes, warning))
+    scorer, of_set = scorer_and_set(checkpoints, cohort, asked)
+    if asked.labels is None:
+        cohort = replace(cohort, notes=(*cohort.notes, *lacking(cohort, of_set)))
     _, code = run_evaluation(cohort, scorer, options, "tier-train")
     click.get_current_context().exit(code)

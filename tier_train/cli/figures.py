@@ -14,10 +14,17 @@ from tier_train.cli.process import CONTEXT, Guarded, prepare_process
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 OUTPUT = click.option(
-    "-o", "--output", required=True, metavar="DIR", type=FOLDER, help="Folder for the files."
+    "-o",
+    "--output",
+    required=True,
+    metavar="DIR",
+    type=FOLDER,
+    help="Folder for the files: new, empty or of `figures`.",
 )
 LABELLED = "chexpert:ROOT, padchest:ROOT, covid:ROOT, mimic:ROOT, nih:ROOT or manifest:FILE.csv."
-SPLIT = click.option("--split", help="Default: the split that the dataset's papers report.")
+SPLIT = click.option(
+    "--split", help="Default: the one that papers report; of a manifest test, else val, else all."
+)
 QUERIES = click.option(
     "--queries", metavar="SET", help="Label set; default: the regularized checkpoint's own."
 )
@@ -88,15 +95,17 @@ def heatmaps(
     if style == "released" and scale is not None:
         raise UsageError("--scale is of the style margin; the released code's runs −0.3 to 0.5")
     _prepare(threads)
-    from tier_infer.evaluation.datasets import open_cohort
     from tier_train.evaluation.members import chosen
     from tier_train.figures import heatmaps as maps
-    from tier_train.figures.pair import labels_of, open_pair
+    from tier_train.figures.drawing import check_output
+    from tier_train.figures.pair import held_out, labels_of, open_pair
     from tier_train.figures.released import released
 
-    cohort = open_cohort(dataset, split)
+    cohort = held_out(dataset, split)
     pair = open_pair(regularized, unregularized, device)
     labels = chosen(labels_of(pair, queries), [label])
+    picture, table = maps.files_of(labels.labels[0].id, style)
+    check_output(output, table, [picture])
     named = {"positive": positive, "negative": negative}
     rows = {
         kind: maps.choose(cohort, labels.labels[0].id, kind, asked) for kind, asked in named.items()
@@ -131,14 +140,12 @@ def similarity(
     threads: int | None, debug: bool,
 ) -> None:  # fmt: skip
     """Figures 5 and 6: how an image's patches answer its own report, ranked."""
-    given = [value is not None for value in (regularized, unregularized, dataset)]
-    if source is not None and (any(given) or split is not None):
-        raise UsageError("--from takes its checkpoints and dataset from DIR; leave theirs out")
-    if source is None and not all(given):
-        raise UsageError("name --regularized, --unregularized and --dataset, or --from DIR")
+    check_source(source, (regularized, unregularized, dataset), (split,))
     _prepare(threads)
     from tier_train.figures import similarity as ranks
+    from tier_train.figures.drawing import check_output
 
+    check_output(output, ranks.FACTS, (ranks.TABLE, "figure5.png", "figure6.png"))
     if source is not None:
         facts = ranks.read_facts(source / ranks.FACTS)
         facts = ranks.write(output, facts, ranks.read(source / ranks.TABLE))
@@ -159,8 +166,8 @@ def similarity(
 
 
 @figures.command(context_settings=CONTEXT)
-@pair_options()
-@dataset_option(LABELLED)
+@pair_options(required=False)
+@dataset_option(LABELLED, required=False)
 @SPLIT
 @QUERIES
 @click.option("--labels", metavar="A,B", help="Default: all that the dataset knows.")
@@ -173,31 +180,66 @@ def similarity(
     help="Bootstrap resamples of patients; 0: no intervals.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of its draws.")
+@click.option(
+    "--from", "source", metavar="DIR", type=FOLDER,
+    help="Compute and draw again from DIR's localisation.csv; no checkpoint is needed.",
+)  # fmt: skip
 @OUTPUT
 def localisation(
-    regularized: Path, unregularized: Path, dataset: str, split: str | None, queries: str | None,
-    labels: str | None, masks: Path | None, draws: int, seed: int, output: Path, device: str,
-    threads: int | None, debug: bool,
+    regularized: Path | None, unregularized: Path | None, dataset: str | None, split: str | None,
+    queries: str | None, labels: str | None, masks: Path | None, draws: int, seed: int,
+    source: Path | None, output: Path, device: str, threads: int | None, debug: bool,
 ) -> None:  # fmt: skip
     """Pointing game, CNR and IoU of the maps against masks."""
+    drawn_as = (_asked("draws"), _asked("seed"))
+    others = (split, queries, labels, masks, *drawn_as)
+    check_source(source, (regularized, unregularized, dataset), others)
     _prepare(threads)
-    from tier_infer.evaluation.datasets import open_cohort
     from tier_train.evaluation.members import chosen
     from tier_train.figures import localisation as where
     from tier_train.figures import localisation_files as files
+    from tier_train.figures.drawing import check_output
     from tier_train.figures.masks import open_masks
-    from tier_train.figures.pair import labels_of, open_pair
+    from tier_train.figures.pair import held_out, labels_of, open_pair
 
-    cohort = open_cohort(dataset, split)
+    check_output(output, files.FACTS, files.BESIDE)
+    if source is not None:
+        report, found = files.again(source)
+        _tell_table(files.as_markdown(report), files.write(output, report, found))
+        return
+    assert regularized is not None
+    assert unregularized is not None
+    assert dataset is not None
+    cohort = held_out(dataset, split)
     drawn = open_masks(cohort, masks)
     pair = open_pair(regularized, unregularized, device)
     asked = labels_of(pair, queries)
     if labels is not None:
         asked = chosen(asked, [part.strip() for part in labels.split(",") if part.strip()])
-    found = where.localise(pair, cohort, where.labels_with_truth(cohort, asked), drawn, _progress())
-    report = where.report_of(pair, cohort, found, draws, seed)
-    paths = files.write(output, report, found)
-    click.echo(files.as_markdown(report))
+    known = where.labels_with_truth(cohort, asked)
+    findings = where.localise(pair, cohort, known, drawn, _progress())
+    report = where.report_of(pair, cohort, findings, draws, seed)
+    _tell_table(files.as_markdown(report), files.write(output, report, findings.found))
+
+
+def check_source(
+    source: Path | None, needed: tuple[object, ...], others: tuple[object, ...]
+) -> None:
+    """UsageError for both of --from and what it brings, and for neither."""
+    if source is not None and any(value is not None for value in (*needed, *others)):
+        raise UsageError("--from takes its checkpoints and dataset from DIR; leave theirs out")
+    if source is None and any(value is None for value in needed):
+        raise UsageError("name --regularized, --unregularized and --dataset, or --from DIR")
+
+
+def _asked(option: str) -> bool | None:
+    """True where the user named it, else None."""
+    named = click.get_current_context().get_parameter_source(option)
+    return True if named is click.core.ParameterSource.COMMANDLINE else None
+
+
+def _tell_table(table: str, paths: list[Path]) -> None:
+    click.echo(table)
     click.echo(f"wrote {', '.join(map(str, paths))}", err=True)
 
 

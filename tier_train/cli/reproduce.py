@@ -12,11 +12,11 @@ from tier_train.cli.process import CONTEXT, prepare_process
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 ROWS = {  # the rows of rows.MODELS and the supervised network; an option each
-    "regularized": "TIER; several files are an ensemble, here and below.",
-    "unregularized": "Its twin, trained with --unregularized.",
-    "chexzero": "Of `import chexzero`.",
-    "medclip": "Of `import medclip`.",
-    "biovil": "Of `import biovil` or `biovil-t`.",
+    "regularized": "TIER; repeat the option for each file of an ensemble.",
+    "unregularized": "Its twin, trained with --unregularized; may be repeated.",
+    "chexzero": "Of `import chexzero`; may be repeated.",
+    "medclip": "Of `import medclip`; may be repeated.",
+    "biovil": "Of `import biovil` or `biovil-t`; may be repeated.",
     "supervised": "Of `tier-train supervised`; one file.",
 }
 
@@ -43,7 +43,7 @@ def _rows(command: Any) -> Any:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of its draws.")
 @click.option("-o", "--output", metavar="DIR", required=True,
               type=click.Path(file_okay=False, path_type=Path),
-              help="A folder per row and the table; an interrupted run goes on.")  # fmt: skip
+              help="A folder per row and the table; new, empty or of `reproduce`.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda")
 @click.option("--threads", type=int, help="Of the CPU; default: PyTorch's choice.")
@@ -66,11 +66,15 @@ def reproduce(
 
     Each figure with the published one beside it; what is missing is named. Two tables, never mixed:
     all rows treated alike, and each in its authors' own protocol.
+
+    An interrupted run goes on. Rows that DIR holds from a run on the same data, splits, draws and
+    seed stay in the table ("evaluated before"); of another run they are refused.
     """
     prepare_process(threads)
+    from tier_infer.evaluation.report import json_text
     from tier_train.evaluation.reproduce import Given
     from tier_train.evaluation.reproduce import reproduce as run
-    from tier_train.evaluation.tables import json_text, markdown, write_tables
+    from tier_train.evaluation.tables import markdown, write_tables
 
     def say(line: str) -> None:
         click.echo(f"tier-train: {line}", err=True)

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tier_train.evaluation.rows import (
-    OURS,
-    OWN,
-    RADIOLOGISTS,
-    SUPERVISED,
-    TITLES,
-    Row,
-    Table,
-    published,
-)
+from tier_train.evaluation.beside import TWINS, remarks, winners
+from tier_train.evaluation.rows import OURS, OWN, RADIOLOGISTS, TITLES, Row, Table, published
 
 SCHEMA = "tier-reproduce/1"
 FIGURES = ("mcc", "f1")
@@ -26,21 +19,32 @@ Report = dict[str, Any]
 
 
 def assembled(
-    table: Table, labels: Sequence[str], reports: Mapping[str, Report], needs: Mapping[str, str]
+    table: Table,
+    labels: Sequence[str],
+    reports: Mapping[str, Report],
+    needs: Mapping[str, str],
+    notes: Sequence[str],
+    apart: Report | None,
 ) -> Report:
-    """`reports` by the row's folder; `needs`: what did not run → the options that it needs."""
+    """`reports` by the row's folder; `needs`: what did not run → the options that it needs;
+    `notes` of the dataset; `apart`: regularized − unregularized, of our protocol."""
     first = next(iter(reports.values()))
     protocols = []
     for name in (OURS, OWN):
         rows = [row for row in table.rows if row.protocol == name]
         if rows:
             protocols.append(_protocol(name, table, rows, labels, reports, needs))
+    if apart is not None:
+        means = published()[table.name][OURS]["means"]
+        known = [means[name] for name in TWINS if name in means]
+        gap = round(known[0] - known[1], 4) if len(known) == len(TWINS) else None
+        protocols[0]["difference"] = apart | {"published": gap}
     return {
         "schema": SCHEMA,
         "table": table.name,
         "title": table.title,
         "notice": first["notice"],
-        "dataset": first["dataset"] | {"notes": list(first["dataset"]["notes"])},
+        "dataset": first["dataset"] | {"notes": list(notes)},
         "draws": first["auc"]["draws"],
         "seed": first["auc"]["seed"],
         "protocols": protocols,
@@ -68,10 +72,10 @@ def _protocol(
         "rows": found,
         "decisions": decisions,
         "decisions_need": needs.get("mcc") if decisions else None,
-        "remarks": _remarks(found, labels, paper),
+        "remarks": remarks(found, labels, paper),
     }
     if len(labels) > 1 and name == OURS and len(paper["labels"]) > 1:
-        section["won"] = _won(found, labels, paper["labels"])
+        section["won"] = winners(found, labels, paper["labels"])
     return section
 
 
@@ -98,6 +102,7 @@ def _row(
         label: {
             "value": measured[label]["auc"],
             "interval": measured[label]["interval"],
+            "interval_of": measured[label]["interval_of"],
             "n": measured[label]["n"],
             "positives": measured[label]["positives"],
             "published": values.get(label),
@@ -108,6 +113,7 @@ def _row(
     found = head | {
         "needs": None,
         "folder": row.folder,
+        "before": report["before"],
         "scoring": model["scoring"],
         "exported": model["exported"],
         "label_set": row.queries or "its own outputs",
@@ -116,19 +122,35 @@ def _row(
         "cautions": report["cautions"],
         "units": report["protocol"]["units"],
         "images": report["images"],
+        "scored": report["scored"],
+        "remarks": report["remarks"],
         "auc": auc,
         "mean": mean | {"of": section["mean_of"]} | {"published": known},
     }
     if "decisions" in report:
-        found |= _decisions(labels, report["decisions"]["labels"], report["decisions"]["mean"])
+        found |= _of_model(labels, report)
     return found
+
+
+def _of_model(labels: Sequence[str], report: Report) -> Report:
+    """On the units that every radiologist decided, where they are given: the table compares."""
+    if "radiologists" not in report:
+        section = report["decisions"]
+        return {"decided": "all units"} | _decisions(labels, section["labels"], section["mean"])
+    found = _of_reader(labels, report["radiologists"], "model")
+    return {"decided": "units that every radiologist decided"} | found
+
+
+def _of_reader(labels: Sequence[str], section: Report, who: str) -> Report:
+    rows = [counts | section[who]["labels"][counts["label"]] for counts in section["labels"]]
+    return _decisions(labels, rows, section[who]["mean"])
 
 
 def _decisions(labels: Sequence[str], rows: Sequence[Report], mean: Report) -> Report:
     by_label = {bare(row["label"]): row for row in rows}
     return {
         which: {
-            "labels": {label: _spread(by_label[label][which]) for label in labels},
+            "labels": {label: _cell(by_label[label], which) for label in labels},
             "mean": _spread(mean[which]),
         }
         for which in FIGURES
@@ -138,72 +160,23 @@ def _decisions(labels: Sequence[str], rows: Sequence[Report], mean: Report) -> R
 def _radiologists(
     labels: Sequence[str], reports: Mapping[str, Report], needs: Mapping[str, str]
 ) -> Report:
-    """MCC and F1 only: a decision has no AUC. Of the first model's report; all have the same."""
+    """MCC and F1 only: a decision has no AUC. From a report of the units that most rows have: an
+    image that failed in one model is missing in its report alone."""
     head: Report = {"row": RADIOLOGISTS, "title": TITLES[RADIOLOGISTS], "unit": "per_image"}
-    report = next((r for r in reports.values() if "radiologists" in r), None)
-    if report is None:
+    read = [report for report in reports.values() if "radiologists" in report]
+    if not read:
         return head | {"needs": needs[RADIOLOGISTS], "auc": None, "mean": None}
+    usual = Counter(report["scored"] for report in read).most_common(1)[0][0]
+    report = next(report for report in read if report["scored"] == usual)
     section = report["radiologists"]
-    average = section["mean_radiologist"]
-    rows = [{"label": name} | found for name, found in average["labels"].items()]
     return head | {
         "needs": None,
         "auc": None,
         "mean": None,
         "readers": [reader["name"] for reader in section["readers"]],
-        **_decisions(labels, rows, average["mean"]),
+        "units": report["protocol"]["units"],
+        **_of_reader(labels, section, "mean_radiologist"),
     }
-
-
-def _won(rows: Sequence[Report], labels: Sequence[str], paper: Report) -> Report:
-    """Labels on which a row has the highest AUC; a tie is won by all that share it."""
-    measured = {row["row"]: {k: cell["value"] for k, cell in row["auc"].items()}
-                for row in rows if row["needs"] is None}  # fmt: skip
-    shared = [label for label in labels if all(v[label] is not None for v in measured.values())]
-    return {
-        "measured": highest(measured, shared) if len(measured) > 1 else None,
-        "of": len(shared),
-        "published": highest(paper, labels),
-        "published_of": len(labels),
-    }
-
-
-def highest(values: Mapping[str, Mapping[str, float]], labels: Sequence[str]) -> dict[str, int]:
-    """Row → labels on which no other row is above it."""
-    return {
-        name: sum(mine[label] == max(other[label] for other in values.values()) for label in labels)
-        for name, mine in values.items()
-    }
-
-
-def _remarks(rows: Sequence[Report], labels: Sequence[str], paper: Report) -> list[str]:
-    """Why a measured figure may differ from the published one beside it."""
-    ran = [row for row in rows if row["needs"] is None and row["auc"] is not None]
-    remarks = [f"{row['title']}: {why}" for row in ran for why in _reasons(row, labels, paper)]
-    counts = paper.get("positives", {})
-    cells = ran[0]["auc"] if ran else {}
-    other = [k for k in counts if k in cells and cells[k]["positives"] != counts[k]]
-    if other:
-        here, there = cells[other[0]]["positives"], counts[other[0]]
-        remarks.append(
-            f"{len(other)} of {len(labels)} labels have another number of positives than in the "
-            f"paper, e.g. {other[0]}: {here}, there {there}"
-        )
-    return remarks
-
-
-def _reasons(row: Report, labels: Sequence[str], paper: Report) -> Iterator[str]:
-    yield from row["cautions"]
-    if row["mean"]["of"] != len(labels):
-        yield f"the mean is over {row['mean']['of']} of {len(labels)} labels"
-    left = row["images"]["failed"] + row["images"]["not_evaluated"]
-    if left:
-        reasons = ", ".join(f"{n} {why}" for why, n in row["images"]["reasons"].items())
-        yield f"{left} images have no score ({reasons})"
-    if row["row"] == SUPERVISED:
-        yield "trained with labels; its head is not exported"
-    if row["row"] in paper["means"] and row["units"] != paper.get("units", row["units"]):
-        yield f"{row['units']} units, the published figure has {paper['units']}"
 
 
 def bare(label: str) -> str:
@@ -212,6 +185,10 @@ def bare(label: str) -> str:
 
 def _nothing(value: float | None) -> Report:
     return {"value": None, "interval": None, "published": value}
+
+
+def _cell(row: Report, which: str) -> Report:
+    return _spread(row[which]) | {"n": row["n"], "positives": row["positives"]}
 
 
 def _spread(figure: Report) -> Report:

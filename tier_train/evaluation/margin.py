@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from tier_infer.errors import UsageError
 from tier_infer.label_sets import LabelSet
+from tier_infer.pooling import pool_errors
 from tier_train.checkpoint import Checkpoint
 from tier_train.evaluation.members import EnsembleScorer, Rule, check_prompts
+from tier_train.recipe import grid_side
 from tier_train.zero_shot import query_table
 
 
@@ -27,7 +30,7 @@ def _margin(checkpoint: Checkpoint, labels: LabelSet) -> Rule:
 
 
 class MarginScorer(EnsembleScorer):
-    """The mean Z of K checkpoints."""
+    """The mean Z of K checkpoints. UsageError for patch scores that they can't give."""
 
     def __init__(
         self,
@@ -37,4 +40,13 @@ class MarginScorer(EnsembleScorer):
         asked: Sequence[str],
         device: str,
     ) -> None:
+        sides = {grid_side(checkpoint.recipe) for checkpoint in checkpoints}
+        if labels.pool and len(sides) > 1:
+            raise UsageError(
+                "the checkpoints have grids of different sides, so their patch scores have no "
+                "mean; evaluate them one by one"
+            )
+        told = [checkpoint.training for checkpoint in checkpoints]
+        for error in pool_errors(labels.id, labels.pool, told, min(sides) ** 2):
+            raise UsageError(error)
         super().__init__(checkpoints, names, labels, asked, device, "margin", _margin)

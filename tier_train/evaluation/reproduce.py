@@ -1,25 +1,30 @@
 """The paper's tables from data and checkpoints: each row an ordinary evaluation in its own folder.
 
-A row keeps its scores, so that an interrupted table goes on where it stopped. What is missing is
-named by the option that would bring it.
+A row keeps its scores, so that an interrupted table goes on where it stopped, and its report, so
+that a later run of other rows keeps it. What is missing is named by the option that would bring it.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tier_infer.errors import UsageError
+from tier_infer.evaluation.cautions import cautions
 from tier_infer.evaluation.cohort import Cohort
 from tier_infer.evaluation.datasets import open_cohort
 from tier_infer.evaluation.report import write_report
 from tier_infer.evaluation.run import Plan, evaluate
+from tier_infer.evaluation.scores import ScoreTable, read_scores
 from tier_infer.label_sets import load_label_set
-from tier_train.evaluation.assembled import assembled
+from tier_train.evaluation.assembled import SCHEMA, assembled
+from tier_train.evaluation.beside import TWINS, difference
+from tier_train.evaluation.kept import check_folder, earlier_rows
 from tier_train.evaluation.rows import NEEDS, OURS, TABLES, Row, Table, readable
-from tier_train.evaluation.scorers import cautions, open_scorer
+from tier_train.evaluation.scorers import open_scorer
 
 Tell = Callable[[int, int], None]
 Say = Callable[[str], None]
@@ -45,14 +50,36 @@ def reproduce(name: str, given: Given, output: Path, tell: Tell, say: Say) -> di
     _check_given(table, given, ready)
     for row_name in dict.fromkeys(row.name for row in ready):
         readable(row_name, given.checkpoints[row_name])
+    check_folder(output, SCHEMA, f"{name}.json", (f"{name}.csv", f"{name}.md"))
     cohort = open_cohort(str(given.dataset))
     validation = open_cohort(str(given.dataset), given.validation) if given.validation else None
     labels = [label.id for label in load_label_set(table.queries).labels]
-    found: dict[str, dict[str, Any]] = {}
+    read, drawn = given.radiologists is not None, (given.draws, given.seed)
+    found = {
+        folder: _kept(report, output / folder, cohort)
+        for folder, report in earlier_rows(
+            table, ready, output, cohort, validation, read, drawn
+        ).items()
+    }
     for row in ready:
         say(f"{row.folder}: {row.unit}")
         found[row.folder] = _evaluated(row, table, labels, cohort, validation, given, output, tell)
-    return assembled(table, labels, found, needs(table, given))
+    reports = {row.folder: found[row.folder] for row in table.rows if row.folder in found}
+    apart = None
+    if all(twin in found for twin in TWINS):
+        apart = difference(output, cohort, table.rows[0].unit, *drawn)
+    return assembled(table, labels, reports, needs(table, given, reports), cohort.notes, apart)
+
+
+def _kept(report: dict[str, Any], folder: Path, cohort: Cohort) -> dict[str, Any]:
+    """A report of before; its notes are the dataset's and then the cautions."""
+    warnings = [note for note in report["dataset"]["notes"] if note not in cohort.notes]
+    return report | {"cautions": warnings, "scored": _scored(read_scores(folder)), "before": True}
+
+
+def _scored(table: ScoreTable) -> str:
+    """A digest of which images have a score: equal ones make equal units."""
+    return hashlib.sha256(table.scored.tobytes()).hexdigest()
 
 
 def _evaluated(
@@ -67,21 +94,21 @@ def _evaluated(
 ) -> dict[str, Any]:
     """The row's report, also written into its folder."""
     scorer = open_scorer(given.checkpoints[row.name], cohort, row.asked(labels, given.device))
-    warnings = cautions(scorer, cohort)
+    warnings = cautions(scorer, cohort, row.unit)
     cohort = replace(cohort, notes=(*cohort.notes, *warnings))
     plan = Plan(row.unit, given.draws, given.seed)
     if row.protocol == OURS and table.decisions:  # other protocols have other rules of a threshold
         plan = replace(plan, validation=validation, radiologists=given.radiologists)
     done = evaluate(cohort, scorer, plan, output / row.folder, tell)
     write_report(done.report, output / row.folder)
-    return done.report | {"cautions": warnings}
+    return done.report | {"cautions": warnings, "scored": _scored(done.table), "before": False}
 
 
-def needs(table: Table, given: Given) -> dict[str, str]:
+def needs(table: Table, given: Given, found: Mapping[str, Any]) -> dict[str, str]:
     """Row or figure that can't run → the options that it needs."""
     lacking = {}
     for row in table.rows:
-        if not given.checkpoints.get(row.name):
+        if row.folder not in found:
             lacking[row.name] = NEEDS[row.name]
     if table.decisions and not given.validation:
         lacking["mcc"] = lacking["f1"] = "--validation SPLIT, to choose thresholds on"

@@ -10,7 +10,6 @@ from tier_infer.errors import IntegrityError, UsageError
 from tier_infer.evaluation.cohort import Cohort
 from tier_infer.evaluation.run import covered
 from tier_infer.evaluation.scores import Scorer
-from tier_infer.files import sha256_of
 from tier_infer.label_sets import load_label_set
 from tier_train.checkpoint import Checkpoint, load_checkpoint, read_archive
 from tier_train.evaluation.head import HeadScorer
@@ -37,6 +36,11 @@ class Asked:
 
 def open_scorer(paths: Sequence[Path], cohort: Cohort, asked: Asked) -> Scorer:
     """UsageError for what does not go together, IntegrityError for a file that is not ours."""
+    return scorer_and_set(paths, cohort, asked)[0]
+
+
+def scorer_and_set(paths: Sequence[Path], cohort: Cohort, asked: Asked) -> tuple[Scorer, list[str]]:
+    """The same, with all labels that the set or the head has."""
     scoring = asked.scoring or "margin"
     drawing = asked.prompt_seed is not None or asked.prompts_per_label is not None
     if drawing and scoring not in POOLS:
@@ -55,17 +59,23 @@ def open_scorer(paths: Sequence[Path], cohort: Cohort, asked: Asked) -> Scorer:
     names = [str(path) for path in paths]
     source = asked.queries or _usual_set(loaded, names)
     labels = load_label_set(source, pooled=scoring == "margin")
-    wanted = asked.labels or covered(cohort, [label.id for label in labels.labels])
+    of_set = [label.id for label in labels.labels]
+    wanted = asked.labels or covered(cohort, of_set)
+    scorer: MarginScorer | SoftmaxScorer | PromptPoolScorer
     if scoring == "margin":
-        return MarginScorer(loaded, names, labels, wanted, asked.device)
-    if scoring == "softmax":
-        return SoftmaxScorer(loaded, names, labels, wanted, asked.device)
-    seed = SEED if asked.prompt_seed is None else asked.prompt_seed
-    count = PROMPTS if asked.prompts_per_label is None else asked.prompts_per_label
-    return PromptPoolScorer(loaded, names, labels, wanted, asked.device, scoring, count, seed)
+        scorer = MarginScorer(loaded, names, labels, wanted, asked.device)
+    elif scoring == "softmax":
+        scorer = SoftmaxScorer(loaded, names, labels, wanted, asked.device)
+    else:
+        seed = SEED if asked.prompt_seed is None else asked.prompt_seed
+        count = PROMPTS if asked.prompts_per_label is None else asked.prompts_per_label
+        scorer = PromptPoolScorer(loaded, names, labels, wanted, asked.device, scoring, count, seed)
+    recipes = [checkpoint.recipe for checkpoint in loaded]
+    scorer.identity["lambdas"] = [[r.lambda_patch, r.lambda_token] for r in recipes]
+    return scorer, of_set
 
 
-def _head(paths: Sequence[Path], cohort: Cohort, asked: Asked) -> Scorer:
+def _head(paths: Sequence[Path], cohort: Cohort, asked: Asked) -> tuple[Scorer, list[str]]:
     trained = load_supervised(paths[0])
     if len(paths) > 1:
         raise UsageError(f"{paths[0]} is a supervised network: evaluate it alone")
@@ -74,7 +84,8 @@ def _head(paths: Sequence[Path], cohort: Cohort, asked: Asked) -> Scorer:
             f"{paths[0]} is a supervised network, scored by its head: it has no text tower for "
             "--scoring or --queries"
         )
-    return HeadScorer(trained, asked.labels or covered(cohort, list(trained.labels)), asked.device)
+    of_head = list(trained.labels)
+    return HeadScorer(trained, asked.labels or covered(cohort, of_head), asked.device), of_head
 
 
 def _usual_set(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> str:
@@ -86,23 +97,3 @@ def _usual_set(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> str:
                 "--queries"
             )
     return first
-
-
-def cautions(scorer: Scorer, cohort: Cohort) -> list[str]:
-    """What a reader of these figures must know of the training behind them."""
-    found = [_overlap(row, cohort) for row in scorer.identity["training"]]
-    laterals = sum(case.view == "lateral" for case in cohort.cases)
-    if laterals and "lateral" not in scorer.presets.views:
-        found.append(f"trained on frontal images; {laterals} images of the dataset are lateral")
-    return [text for text in dict.fromkeys(found) if text]
-
-
-def _overlap(trained_on: dict[str, str], cohort: Cohort) -> str:
-    """Why figures may be of training images; "" where nothing says so."""
-    table = cohort.root / cohort.name.rpartition("/")[2]  # of a manifest, the file itself
-    digest = sha256_of(table) if cohort.kind == "manifest" and table.is_file() else ""
-    same = bool(digest) and trained_on["sha256"] == digest
-    if not same and trained_on["data"] != cohort.name:
-        return ""
-    part = f"split {cohort.split}" if cohort.split else "all of it, not one split"
-    return f"a checkpoint was trained on {trained_on['data']}, which is evaluated here ({part})"

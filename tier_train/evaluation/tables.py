@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tier_infer.evaluation.measure import BOUND
+from tier_infer.evaluation.report import json_text
 from tier_infer.files import write_atomic
 from tier_infer.guard import printable
 from tier_infer.tables import csv_text
@@ -17,21 +18,19 @@ WIDE = 8  # labels that still fit beside each other
 DIGEST = 12  # digits of a hash that are shown
 COLUMNS = (
     "protocol", "row", "unit", "label", "figure", "value", "low", "high", "published", "n",
-    "positives", "needs",
+    "positives", "interval_of", "needs",
 )  # fmt: skip
 MEAN = "(mean)"
+APART = "regularized-unregularized"
 NAMES = {"auc": "AUC", "mcc": "MCC", "f1": "F1"}
 Report = dict[str, Any]
 
 
 def write_tables(found: Report, output: Path) -> None:
-    """OUT/table1.md, .csv and .json; equal tables give equal bytes."""
-    for end, text in (("md", markdown(found)), ("csv", csv_of(found)), ("json", json_text(found))):
+    """OUT/table1.json, .md and .csv; equal tables give equal bytes. JSON first: it tells a later
+    run that the others are ours."""
+    for end, text in (("json", json_text(found)), ("md", markdown(found)), ("csv", csv_of(found))):
         write_atomic(output / f"{found['table']}.{end}", text.encode("utf-8", "surrogateescape"))
-
-
-def json_text(found: Report) -> str:
-    return json.dumps(found, indent=1, allow_nan=False) + "\n"
 
 
 def csv_of(found: Report) -> str:
@@ -40,6 +39,9 @@ def csv_of(found: Report) -> str:
 
 def _csv_rows(found: Report) -> Iterator[tuple[object, ...]]:
     for protocol in found["protocols"]:
+        if "difference" in protocol:
+            cells = _cells(protocol["difference"])
+            yield (protocol["name"], APART, "per_image", MEAN, "auc difference", *cells, "")
         for row in protocol["rows"]:
             head = (protocol["name"], row["row"], row["unit"])
             if row["auc"] is not None:
@@ -55,9 +57,9 @@ def _csv_rows(found: Report) -> Iterator[tuple[object, ...]]:
 
 def _cells(cell: Report) -> tuple[object, ...]:
     low, high = cell.get("interval") or ("", "")
-    plain = [cell.get(key) for key in ("value", "published", "n", "positives")]
-    value, known, n, positives = ("" if v is None else v for v in plain)
-    return value, low, high, known, n, positives
+    plain = [cell.get(key) for key in ("value", "published", "n", "positives", "interval_of")]
+    value, known, *counts = ("" if v is None else v for v in plain)
+    return value, low, high, known, *counts
 
 
 def markdown(found: Report) -> str:
@@ -74,9 +76,13 @@ def markdown(found: Report) -> str:
         table = _models if len(protocol["labels"]) <= WIDE else _findings
         for title, together in _tables(protocol["name"], rows):
             lines += [f"### AUC{title}", "", *table(protocol, together), ""]
+        if "difference" in protocol:
+            lines += [_difference(protocol["difference"]), ""]
         if protocol["decisions"]:
             for which in ("mcc", "f1"):
-                lines += [f"### {NAMES[which]}, thresholds from the validation split, frozen", ""]
+                units = next((f", {r['decided']}" for r in rows if "decided" in r), "")
+                lines += [f"### {NAMES[which]}, thresholds frozen from the validation split{units}"]
+                lines += [""]
                 lines += _decisions(protocol, which)
         remarks = [f"Published: {protocol['published']}", *protocol["remarks"]]
         lines += [*_rows(rows), *(f"- {printable(remark)}" for remark in remarks), ""]
@@ -95,7 +101,7 @@ def _models(protocol: Report, rows: Sequence[Report]) -> list[str]:
     body = []
     for row in rows:
         cells = [_cell(cell) for cell in (*row["auc"].values(), row["mean"])]
-        body.append((row["title"], *_instead(row, cells)))
+        body.append((_title(row), *cells))
     return _table(("", *protocol["labels"], "mean"), body)
 
 
@@ -112,9 +118,21 @@ def _findings(protocol: Report, rows: Sequence[Report]) -> list[str]:
     return [*lines, "", *missing] if missing else lines
 
 
-def _instead(row: Report, cells: list[str]) -> list[str]:
-    """Of a row that did not run: why, in its first cell."""
-    return [f"not run: needs {row['needs']}", *cells[1:]] if row["needs"] else cells
+def _title(row: Report) -> str:
+    """With what a row that did not run needs; its published figures stand in its cells."""
+    return f"{row['title']} (not run: needs {row['needs']})" if row["needs"] else str(row["title"])
+
+
+def _difference(cell: Report) -> str:
+    known = "" if cell["published"] is None else f"; published {cell['published']:+.4f}"
+    if cell["value"] is None:
+        return f"Mean AUC, regularized − unregularized: {NONE}{known}."
+    spread = cell["interval"]
+    ends = f"95 % {spread[0]:+.4f} to {spread[1]:+.4f}" if spread else "no interval"
+    return (
+        f"Mean AUC, regularized − unregularized: {cell['value']:+.4f} ({ends}, paired, "
+        f"{cell['n']} units){known}."
+    )
 
 
 def _won_row(protocol: Report, rows: Sequence[Report]) -> tuple[str, ...]:
@@ -122,7 +140,8 @@ def _won_row(protocol: Report, rows: Sequence[Report]) -> tuple[str, ...]:
     cells = []
     for row in rows:
         mine = (won["measured"] or {}).get(row["row"])
-        cells.append(f"{NONE if mine is None else mine} / {won['published'].get(row['row'], NONE)}")
+        known = (won["published"] or {}).get(row["row"])
+        cells.append(f"{NONE if mine is None else mine} / {NONE if known is None else known}")
     return (f"evaluations won, of {won['of']} / {won['published_of']}", "", *cells)
 
 
@@ -136,7 +155,7 @@ def _decisions(protocol: Report, which: str) -> list[str]:
             cells = [*row[which]["labels"].values(), row[which]["mean"]]
             body.append((row["title"], *(_measured(cell) for cell in cells)))
         else:
-            body.append((row["title"], f"not run: needs {row['needs']}"))
+            body.append((_title(row),))
     return [*_table(("", *protocol["labels"], "mean"), body), ""]
 
 
@@ -148,6 +167,7 @@ def _rows(rows: Sequence[Report]) -> list[str]:
             files = ", ".join(str(digest)[:DIGEST] for digest in row["checkpoints"])
             data = ", ".join(dict.fromkeys(printable(t["data"]) for t in row["training"]))
             kept = "" if row["exported"] else ", not exported"
+            kept += ", evaluated before" if row["before"] else ""
             lines.append(
                 f"- {TITLES[row['row']]}: {row['scoring']}{kept}, label set {row['label_set']}, "
                 f"{row['unit']} ({row['units']} units), checkpoints {files}, trained on {data}; "
@@ -164,8 +184,10 @@ def _cell(cell: Report) -> str:
 def _measured(cell: Report) -> str:
     if cell["value"] is None:
         return NONE
-    spread = cell["interval"]
-    return f"{cell['value']:.4f}" + (f" ({spread[0]:.3f} to {spread[1]:.3f})" if spread else "")
+    spread, star = cell["interval"], "*" if cell.get("interval_of") == BOUND else ""
+    return f"{cell['value']:.4f}" + (
+        f" ({spread[0]:.3f} to {spread[1]:.3f}){star}" if spread else ""
+    )
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

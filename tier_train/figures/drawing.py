@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import io
-import json
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tier_infer.bundle import NOTICE
 from tier_infer.errors import UsageError
+from tier_infer.evaluation.plots import BLUE, ORANGE
+from tier_infer.evaluation.report import json_text
 from tier_infer.files import write_atomic
 from tier_infer.guard import printable
 from tier_infer.report.colours import cool_warm
 from tier_infer.report.overlay import SOFTWARE
+from tier_train.evaluation.kept import check_folder
 
-# Okabe and Ito's blue and vermilion: apart for every common colour deficiency and in grey.
-COLOURS = {"regularized": "#0072B2", "unregularized": "#D55E00"}
+SCHEMA = "tier-figures/1"
+COLOURS = {"regularized": BLUE, "unregularized": ORANGE}
 MARKERS = {"regularized": "o", "unregularized": "s"}
 DPI = 150
 CAPTION_SIZE, CAPTION_LINE = 8, 0.155  # points; inches per line
@@ -29,6 +32,11 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise UsageError("figures need an extra: pip install 'tier-cxr[plots]'") from None
+
+
+def check_output(folder: Path, facts: str, beside: Sequence[str]) -> None:
+    """UsageError where `folder` holds files that no figure wrote; asked before scoring."""
+    check_folder(folder, SCHEMA, facts, beside)
 
 
 def new_figure(width: float, height: float, caption: str) -> Any:
@@ -66,5 +74,4 @@ def save_figure(figure: Any, path: Path) -> None:
 
 
 def save_json(path: Path, values: dict[str, Any]) -> None:
-    text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, (text + "\n").encode())
+    write_atomic(path, json_text(values).encode())

@@ -25,6 +25,8 @@ from tier_train.figures.drawing import heat_colours, new_figure, save_figure, sa
 from tier_train.figures.pair import (
     NAMES,
     Pair,
+    cautions_in_words,
+    cautions_of,
     cells_of,
     described_cohort,
     head_of,
@@ -125,6 +127,7 @@ def facts_of(
     scale = asked.scale or scale_of(shown)
     low, high = RELEASED_SCALE if asked.style == "released" else (-scale, scale)
     return head_of("heatmaps", pair, described_cohort(cohort)) | sets_of(labels) | {
+        "cautions": cautions_of(pair, cohort, "first_frontal"),
         "label": label.id,
         "prompts": {"positive": list(label.positive), "negative": list(label.negative)},
         "style": asked.style,
@@ -143,9 +146,14 @@ def facts_of(
     }  # fmt: skip
 
 
+def files_of(label: str, style: str) -> tuple[str, str]:
+    """Names of the PNG and of the JSON file."""
+    stem = f"heatmaps_{label}" + ("_released" if style == "released" else "")
+    return f"{stem}.png", f"{stem}.json"
+
+
 def write(folder: Path, facts: dict[str, Any], shown: list[Shown], pair: Pair) -> list[Path]:
-    stem = f"heatmaps_{facts['label']}" + ("_released" if facts["style"] == "released" else "")
-    paths = [folder / f"{stem}.png", folder / f"{stem}.json"]
+    paths = [folder / name for name in files_of(facts["label"], facts["style"])]
     save_json(paths[1], facts)
     save_figure(draw(facts, shown, pair), paths[0])
     return paths
@@ -223,5 +231,5 @@ def _caption(facts: dict[str, Any]) -> str:
     return (
         f"Figures 3 and 4, {facts['label']}: {words} Cases of the {data['images']} images of "
         f"{data['name']}{split}: {cases}. Dotted: the crop that the network saw. "
-        f"{models_in_words(facts)}"
+        f"{cautions_in_words(facts)}{models_in_words(facts)}"
     )

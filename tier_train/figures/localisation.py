@@ -1,15 +1,16 @@
 """Whether a map lies on the finding, where somebody drew it: pointing game, CNR and IoU.
 
 Counted are images that the table calls positive and that have a mask within the crop. Everything
-else is counted by the reason that it was left out. The measures are those of
-`tier_infer.evaluation.localisation`: cells against the part of each that the mask covers.
+else is counted by the reason that it was left out. Below FEW images or patients
+nothing is resampled. The measures are those of `tier_infer.evaluation.localisation`: cells against
+the part of each that the mask covers.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tier_infer.errors import UsageError
-from tier_infer.evaluation.bootstrap import Resamples, interval, resample
+from tier_infer.evaluation.bootstrap import Resamples, resample, spread
 from tier_infer.evaluation.cohort import Case, Cohort
 from tier_infer.evaluation.localisation import (
     Cells,
@@ -29,11 +30,20 @@ from tier_infer.evaluation.localisation import (
     otsu,
     pointing_game,
 )
+from tier_infer.evaluation.measure import FEW
 from tier_infer.label_sets import LabelSet
 from tier_train.evaluation.margin import margin_table
 from tier_train.evaluation.members import sets_of
 from tier_train.figures.masks import Mask, Masks
-from tier_train.figures.pair import NAMES, Pair, cells_of, described_cohort, head_of, read_crops
+from tier_train.figures.pair import (
+    NAMES,
+    Pair,
+    cautions_of,
+    cells_of,
+    described_cohort,
+    head_of,
+    read_crops,
+)
 
 MEASURES = ("hit", "cnr", "iou", "brighter_inside")
 OTHER_SHAPE = 0.01  # relative difference of aspect at which a mask is not of this film
@@ -48,7 +58,7 @@ class Found:
     """One image and one of its findings."""
 
     line: int
-    patient: str  # groups the resamples; never written
+    group: str  # number of the patient, by first appearance; "" unknown. Groups the resamples
     area: float  # of the visible crop
     chance: float  # of the pointing game, for a blind guess
     values: tuple[dict[str, float], dict[str, float]]  # per model: MEASURES; NaN: undefined
@@ -85,6 +95,7 @@ def localise(
     findings = Findings(labels)
     for label in labels.labels:
         findings.found[label.id], findings.left_out[label.id] = [], Counter()
+    groups = {"": ""}
     done = 0
     tell(done, len(rows))
     for block in read_crops(cohort, rows, pair.presets, keep_picture=True):
@@ -97,7 +108,9 @@ def localise(
                 if isinstance(share, str):
                     findings.left_out[label_id][share] += 1
                 elif cells is not None:
-                    found = _found(cohort.cases[row], share, cells[:, column])
+                    case = cohort.cases[row]
+                    group = groups.setdefault(case.patient, str(len(groups)))
+                    found = _found(case, group, share, cells[:, column])
                     findings.found[label_id].append(found)
         done += len(block)
         tell(done, len(rows))
@@ -132,12 +145,12 @@ def _share(mask: Mask | None, film: Crop | None, cells: Heat | None, pair: Pair)
     return OUTSIDE if chance(share) is None else share
 
 
-def _found(case: Case, share: Cells, both: Heat) -> Found:
+def _found(case: Case, group: str, share: Cells, both: Heat) -> Found:
     """both: [2, g, g]"""
     blind = chance(share)
     assert blind is not None
     first, second = (measures(cells.astype(np.float64), share) for cells in both)
-    return Found(case.line, case.patient, area(share), blind, (first, second))
+    return Found(case.line, group, area(share), blind, (first, second))
 
 
 def measures(cells: Cells, share: Cells) -> dict[str, float]:
@@ -163,21 +176,28 @@ def measures(cells: Cells, share: Cells) -> dict[str, float]:
 def report_of(
     pair: Pair, cohort: Cohort, findings: Findings, draws: int, seed: int
 ) -> dict[str, Any]:
-    rows = [
-        _row(label.id, findings.found[label.id], findings.left_out[label.id], draws, seed)
-        for label in findings.labels.labels
-    ]
-    return head_of("localisation", pair, described_cohort(cohort)) | sets_of(findings.labels) | {
-        "draws": draws,
-        "seed": seed,
-        "labels": rows,
-    }  # fmt: skip
+    head = head_of("localisation", pair, described_cohort(cohort)) | sets_of(findings.labels)
+    head["cautions"] = cautions_of(pair, cohort, "per_image")
+    left_out = {label: dict(counts) for label, counts in findings.left_out.items()}
+    return measured(head, findings.found, left_out, draws, seed)
+
+
+def measured(
+    head: dict[str, Any],
+    found: Mapping[str, list[Found]],
+    left_out: Mapping[str, dict[str, int]],
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """All figures, of findings and what was left out by label."""
+    rows = [_row(label, found[label], left_out[label], draws, seed) for label in left_out]
+    return head | {"draws": draws, "seed": seed, "labels": rows}
 
 
 def _row(
-    label: str, found: list[Found], left_out: Counter[str], draws: int, seed: int
+    label: str, found: list[Found], left_out: dict[str, int], draws: int, seed: int
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {"label": label, "n": len(found), "left_out": dict(left_out)}
+    row: dict[str, Any] = {"label": label, "n": len(found), "left_out": left_out}
     if not found:
         return row | dict.fromkeys(("area", "chance", *MEASURES))
     row["area"] = float(np.mean([one.area for one in found]))
@@ -185,7 +205,7 @@ def _row(
     for name in MEASURES:
         table = np.array([[one.values[m][name] for m in (0, 1)] for one in found])  # [n, 2]
         known = ~np.isnan(table).any(axis=1)
-        patients = [one.patient for one, keep in zip(found, known, strict=True) if keep]
+        patients = [one.group for one, keep in zip(found, known, strict=True) if keep]
         row[name] = _measured(table[known], resample(patients, draws, seed))
     return row
 
@@ -194,6 +214,8 @@ def _measured(table: NDArray[np.float64], resamples: Resamples) -> dict[str, Any
     """[n, 2], regularized and unregularized of the same images; None for no image."""
     if not len(table):
         return None
+    if min(len(table), resamples.patients) < FEW:
+        resamples = replace(resamples, draws=0)  # these few show how they vary, not how others do
     drawn = [_means(table[:, m], resamples) for m in (0, 1)]
     entry: dict[str, Any] = {"n": len(table)}
     for m, name in enumerate(NAMES):
@@ -218,5 +240,5 @@ def _means(values: NDArray[np.float64], resamples: Resamples) -> NDArray[np.floa
 
 
 def _ends(drawn: NDArray[np.float64]) -> list[float] | None:
-    ends = interval(drawn)
+    ends = spread(drawn)
     return None if ends is None else list(ends)

@@ -1,43 +1,95 @@
 """What `figures localisation` leaves: localisation.csv, .json, .md and .png.
 
-The CSV has a line for every finding of every image, so that all else can be computed again.
+The CSV has a line for every finding of every image, so that all else can be computed again; its
+`group` is a number that lines of one patient share.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tier_infer.bundle import NOTICE
+from tier_infer.errors import UsageError
+from tier_infer.evaluation.measure import FEW
 from tier_infer.files import write_atomic
 from tier_infer.tables import csv_text
-from tier_train.figures.drawing import COLOURS, MARKERS, new_figure, save_figure, save_json
-from tier_train.figures.localisation import MEASURES, Findings
-from tier_train.figures.pair import NAMES, models_in_words
+from tier_train.figures.drawing import (
+    COLOURS,
+    MARKERS,
+    SCHEMA,
+    new_figure,
+    save_figure,
+    save_json,
+)
+from tier_train.figures.localisation import MEASURES, Found, measured
+from tier_train.figures.pair import NAMES, cautions_in_words, models_in_words
 
+FACTS, TABLE = "localisation.json", "localisation.csv"
+BESIDE = (TABLE, "localisation.md", "localisation.png")
+HEAD = ("label", "line", "group", "area", "chance", *(f"{n}_{m}" for n in NAMES for m in MEASURES))
+By = dict[str, list[Found]]  # label → what was found
 SHORT = {"hit": "pointing game: hit rate", "cnr": "CNR", "iou": "IoU (Otsu)"}
 
 
-def write(folder: Path, report: dict[str, Any], findings: Findings) -> list[Path]:
-    paths = [folder / f"localisation.{kind}" for kind in ("csv", "json", "md", "png")]
-    write_atomic(paths[0], csv_text(_lines(findings)).encode())
-    save_json(paths[1], report)
+def write(folder: Path, report: dict[str, Any], found: By) -> list[Path]:
+    paths = [folder / name for name in (FACTS, *BESIDE)]
+    save_json(paths[0], report)
+    write_atomic(paths[1], csv_text([HEAD, *_lines(found)]).encode())
     write_atomic(paths[2], (as_markdown(report) + "\n").encode())
     save_figure(_plot(report), paths[3])
     return paths
 
 
-def _lines(findings: Findings) -> list[list[object]]:
-    head = ["label", "line", "area", "chance"]
-    rows: list[list[object]] = [[*head, *(f"{name}_{m}" for name in NAMES for m in MEASURES)]]
-    for label, found in findings.found.items():
-        for one in found:
-            values = [each[m] for each in one.values for m in MEASURES]
-            cells = ["" if np.isnan(value) else f"{value:.9g}" for value in values]
-            rows.append([label, one.line, f"{one.area:.9g}", f"{one.chance:.9g}", *cells])
+def _lines(found: By) -> list[list[object]]:
+    rows: list[list[object]] = []
+    for label, all_of_it in found.items():
+        for one in all_of_it:
+            values = (one.area, one.chance, *(each[m] for each in one.values for m in MEASURES))
+            cells = ["" if np.isnan(value) else repr(float(value)) for value in values]
+            rows.append([label, one.line, one.group, *cells])
     return rows
+
+
+def again(folder: Path) -> tuple[dict[str, Any], By]:
+    """The report of what lies in `folder`, computed from its CSV, and the findings. UsageError for
+    files that are none of ours."""
+    try:
+        facts = json.loads((folder / FACTS).read_text("utf-8"))
+        text = (folder / TABLE).read_text("utf-8")
+        if (facts["schema"], facts["figure"]) != (SCHEMA, "localisation"):
+            raise ValueError(SCHEMA)
+        head, *body = csv.reader(io.StringIO(text, newline=""), strict=True)
+        if tuple(head) != HEAD:
+            raise ValueError(TABLE)
+        left_out = {row["label"]: row["left_out"] for row in facts["labels"]}
+        found: By = {label: [] for label in left_out}
+        for row in body:
+            found[row[0]].append(_read(row))
+        report = measured(facts, found, left_out, facts["draws"], facts["seed"])
+        as_markdown(report)
+    except OSError as error:
+        raise UsageError(f"{error.filename} can't be opened: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, csv.Error):
+        raise UsageError(
+            f"{folder} does not hold what `tier-train figures localisation -o DIR` writes"
+        ) from None
+    return report, found
+
+
+def _read(row: list[str]) -> Found:
+    """ValueError for cells that are no numbers, or too many or few."""
+    area, chance, *cells = (float(cell) if cell else np.nan for cell in row[3:])
+    size = len(MEASURES)
+    first, second = (dict(zip(MEASURES, cells[at : at + size], strict=True)) for at in (0, size))
+    if len(row) != len(HEAD) or not np.isfinite([area, chance]).all():
+        raise ValueError(TABLE)
+    return Found(int(row[1]), row[2], area, chance, (first, second))
 
 
 def as_markdown(report: dict[str, Any]) -> str:
@@ -63,7 +115,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         cells += [_plain(row["brighter_inside"], name) for name in NAMES]
         lines.append(f"| {' | '.join(cells)} |")
     inside = "“Brighter inside”: the part of the images whose mask is brighter than the rest."
-    lines += ["", f"{_legend(report)} {inside}", "", models_in_words(report), "", NOTICE]
+    models = f"{cautions_in_words(report)}{models_in_words(report)}"
+    lines += ["", f"{_legend(report)} {inside}", "", models, "", NOTICE]
     return "\n".join(lines)
 
 
@@ -76,7 +129,8 @@ def _legend(report: dict[str, Any]) -> str:
     return (
         "n: positive images with a mask within the crop. Chance: the part of the cells that hold "
         "mask, which a blind guess hits. CNR has no sign. IoU: of the cells above Otsu's "
-        f"threshold. Left out: {'; '.join(left) or 'none'}."
+        f"threshold. No interval below {FEW} images or patients, or where all draws are equal. "
+        f"Left out: {'; '.join(left) or 'none'}."
     )
 
 
@@ -126,12 +180,17 @@ def _plot(report: dict[str, Any]) -> Any:
 
 def _points(axis: Any, rows: list[dict[str, Any]], key: str, name: str, places: Any) -> None:
     shown = [(row[key][name], y) for row, y in zip(rows, places, strict=True) if row[key]]
-    x = np.array([entry["mean"] for entry, _ in shown])
-    ends = [entry["interval"] or [entry["mean"]] * 2 for entry, _ in shown]
-    low, high = (np.array([pair[side] for pair in ends]) for side in (0, 1))
+    # Bars from end to end: a mean need not lie in the middle of its interval, nor within.
+    told = [(*entry["interval"], y) for entry, y in shown if entry["interval"]]
+    low, high, at = np.array(told).reshape(-1, 3).T
+    colour = COLOURS[name]
     axis.errorbar(
-        x, [y for _, y in shown], xerr=[np.maximum(x - low, 0), np.maximum(high - x, 0)],
-        fmt=MARKERS[name], ms=5, color=COLOURS[name], elinewidth=1, capsize=2, label=name,
+        (low + high) / 2, at, xerr=(high - low) / 2, fmt="none", ecolor=colour, elinewidth=1,
+        capsize=2,
+    )  # fmt: skip
+    axis.plot(
+        [entry["mean"] for entry, _ in shown], [y for _, y in shown], MARKERS[name], ms=5,
+        color=colour, label=name,
     )  # fmt: skip
 
 
@@ -139,5 +198,5 @@ def _caption(report: dict[str, Any]) -> str:
     return (
         f"Localisation on {_data(report)}: means with 95 % intervals over patients "
         f"({report['draws']} draws); n in brackets. "
-        f"{_legend(report)} {models_in_words(report)}"
+        f"{_legend(report)} {cautions_in_words(report)}{models_in_words(report)}"
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +14,21 @@ from torch import Tensor
 
 from tier_infer.bundle import NOTICE
 from tier_infer.errors import UsageError
+from tier_infer.evaluation.cautions import cautions
 from tier_infer.evaluation.cohort import Cohort
+from tier_infer.evaluation.datasets import open_cohort
+from tier_infer.evaluation.places import split_name
+from tier_infer.evaluation.scores import Scorer
 from tier_infer.label_sets import LabelSet, load_label_set
 from tier_infer.reader import Reader
 from tier_infer.scoring import ImageResult, Presets, crops_of
 from tier_train.checkpoint import Checkpoint, load_checkpoint
-from tier_train.evaluation.members import check_device, presets_of
+from tier_train.evaluation.members import check_device, identity_of, presets_of
+from tier_train.figures.drawing import SCHEMA
 from tier_train.zero_shot import encode_images
 
 NAMES = ("regularized", "unregularized")
-SCHEMA = "tier-figures/1"
+HELD_OUT = ("test", "val")
 Floats = NDArray[np.float32]
 
 
@@ -115,6 +121,30 @@ def described_cohort(cohort: Cohort) -> dict[str, Any]:
         "images": len(cohort),
         "sha256": cohort.sha256,
     }
+
+
+def held_out(spec: str, split: str | None) -> Cohort:
+    """The split asked for, else the one that the dataset's papers report; of a manifest test, or
+    val where nothing is held out, else all of it."""
+    cohort = open_cohort(spec, split)
+    if split is None and cohort.kind == "manifest":
+        given = {split_name(word) for word in cohort.groups.get("split", ())}
+        found = next((name for name in HELD_OUT if name in given), None)
+        return cohort if found is None else open_cohort(spec, found)
+    return cohort
+
+
+def cautions_of(pair: Pair, cohort: Cohort, protocol: str) -> list[str]:
+    """What a reader must know of the training behind these maps."""
+    trained = identity_of(list(pair), "margin", "cpu")
+    return cautions(
+        cast("Scorer", SimpleNamespace(identity=trained, presets=pair.presets)), cohort, protocol
+    )
+
+
+def cautions_in_words(facts: dict[str, Any]) -> str:
+    """Of a caption, with a space behind; "" for none."""
+    return "".join(f"Caution: {text}. " for text in facts["cautions"])
 
 
 def models_in_words(facts: dict[str, Any]) -> str:

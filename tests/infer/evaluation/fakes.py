@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tier_infer.evaluation.cohort import Case, Cohort, cohort_of
-from tier_infer.evaluation.scores import ScoreTable
+from tier_infer.evaluation.scores import HEAD, ScoreTable
 from tier_infer.geometry import GEOMETRIES
 from tier_infer.scoring import Presets
+from tier_infer.tables import csv_text
 
 LABELS = ("edema", "effusion")
 NAN = float("nan")
@@ -117,3 +119,32 @@ def failing(cohort: Cohort, rows: Sequence[int]) -> Cohort:
         for i, case in enumerate(cohort.cases)
     ]
     return replace(cohort, cases=tuple(cases))
+
+
+N, V = 40, 24  # images of `halves`
+TRUTH = random_truth(N + V, 1)
+Z = random_scores(TRUTH, 2, 1.0)
+SEX = tuple("FM"[i % 2] for i in range(N))
+
+
+def halves(folder: Path) -> tuple[Cohort, Cohort]:
+    """Test and validation, in which image 3 is missing; patients of two images each."""
+    patients = [f"PATIENT{i // 2}" for i in range(N + V)]
+    studies = [f"STUDY{i}" for i in range(N + V)]
+    sex = {"sex": SEX}
+    test = cohort(folder, TRUTH[:N].tolist(), patients[:N], studies[:N], groups=sex)
+    valid = cohort(folder, TRUTH[N:].tolist(), patients[N:], studies[N:], first=N)
+    return test, failing(valid, [3])
+
+
+def write_scores(folder: Path, table: ScoreTable, plan: dict[str, Any] | None = None) -> Path:
+    """As another evaluation would."""
+    folder.mkdir()
+    rows: list[tuple[object, ...]] = [(*HEAD, *table.labels)]
+    for i, path in enumerate(table.paths):
+        z = table.z[i].tolist() if table.status[i] == "scored" else ()
+        rows.append((path, table.status[i], table.reason[i], table.pixels[i], *z))
+    (folder / "scores.csv").write_text(csv_text(rows))
+    if plan is not None:
+        (folder / "plan.json").write_text(json.dumps(plan))
+    return folder

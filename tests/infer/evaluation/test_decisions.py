@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 
 from tier_infer.evaluation.bootstrap import interval, resample
 from tier_infer.evaluation.decisions import (
-    Confusion,
     Thresholds,
     best_thresholds,
-    confusion,
     decision_draws,
     f1,
     mcc,
@@ -33,11 +31,11 @@ def validation(seed: int, levels: int, n: int = 60) -> tuple[Ints, Scores]:
     return truth, (np.floor(levels * (rng.random(n) + 0.3 * shift * truth)) / levels).astype("f4")
 
 
-def literal(truth: Ints, scores: Scores, candidates: Iterable[float], strict: bool) -> Thresholds:
+def literal(truth: Ints, scores: Scores, candidates: Iterable[float]) -> Thresholds:
     """The published loop: the first candidate that beats all before it, for each figure."""
     best = {"mcc": (-2.0, 0.0), "f1": (-2.0, 0.0)}
     for t in candidates:
-        decided = scores > t if strict else scores >= t
+        decided = scores > t
         values = {
             "mcc": metrics.matthews_corrcoef(truth, decided),
             "f1": metrics.f1_score(truth, decided, zero_division=0),
@@ -45,55 +43,48 @@ def literal(truth: Ints, scores: Scores, candidates: Iterable[float], strict: bo
         for name, value in values.items():
             if value > best[name][0]:
                 best[name] = (value, float(t))
-    return Thresholds(best["mcc"][1], best["f1"][1], inclusive=not strict)
+    return Thresholds(best["mcc"][1], best["f1"][1])
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 8, 100_000])
 @pytest.mark.parametrize("seed", range(6))
 def test_thresholds_are_those_of_the_published_loops(seed: int, levels: int) -> None:
     truth, scores = validation(seed, levels)
-    corners = metrics.roc_curve(truth, scores)[2]
-    every = metrics.roc_curve(truth, scores, drop_intermediate=False)[2]
-    assert best_thresholds(truth, scores) == literal(truth, scores, corners, True)
-    assert best_thresholds(truth, scores, corners=False) == literal(truth, scores, every, True)
-    upwards = np.sort(corners[1:])
-    assert best_thresholds(truth, scores, inclusive=True) == literal(truth, scores, upwards, False)
+    assert best_thresholds(truth, scores) == literal(
+        truth, scores, metrics.roc_curve(truth, scores)[2]
+    )
 
 
 def test_the_published_strict_rule_may_miss_the_best() -> None:
     """Scores 1 to 6, upper three positive. roc_curve keeps 6, 4 and 1, and none says yes to just
-    those three: `> 4` to two, `> 1` to five. `>= 4`, and `> 3`, separate the classes."""
+    those three: `> 4` to two, `> 1` to five. `> 3` would separate the classes."""
     truth, scores = [0, 0, 0, 1, 1, 1], [1, 2, 3, 4, 5, 6]
     assert best_thresholds(truth, scores) == Thresholds(4, 4)
-    assert best_thresholds(truth, scores, corners=False) == Thresholds(3, 3)
-    assert best_thresholds(truth, scores, inclusive=True) == Thresholds(4, 4, inclusive=True)
 
 
 def test_of_equals_the_first_wins() -> None:
     """Positives at 4 and 2, negatives at 3 and 1: calling 4, or 4 to 2, gives 2 / sqrt(12) both.
-    Downwards the higher threshold comes first, upwards the lower."""
+    Downwards the higher threshold comes first."""
     truth, scores = [0, 1, 0, 1], [1, 2, 3, 4]
     assert best_thresholds(truth, scores) == Thresholds(3, 1)
-    assert best_thresholds(truth, scores, inclusive=True) == Thresholds(2, 2, inclusive=True)
 
 
 def test_each_figure_has_its_own_threshold() -> None:
-    chosen = [best_thresholds(*validation(seed, 1000), corners=False) for seed in range(10)]
+    chosen = [best_thresholds(*validation(seed, 1000)) for seed in range(10)]
     assert any(t.mcc != t.f1 for t in chosen)
 
 
 def test_thresholds_of_forty_thousand_images() -> None:
     """Every score is a candidate; with one pass over the images each, this takes hours."""
     truth, scores = validation(0, 10**9, 40_000)
-    found = best_thresholds(truth, scores, corners=False)
+    found = best_thresholds(truth, scores)
     assert np.isfinite(found.mcc)
 
 
-def test_decisions_are_strict_or_inclusive() -> None:
+def test_a_score_at_the_threshold_says_no() -> None:
     scores = [0.1, 0.5, 0.7]
     assert Thresholds(0.5, 0.7).decided(scores, "mcc").tolist() == [False, False, True]
     assert Thresholds(0.5, 0.7).decided(scores, "f1").tolist() == [False, False, False]
-    assert Thresholds(0.5, 0.7, True).decided(scores, "mcc").tolist() == [False, True, True]
     assert not Thresholds(math.inf, 0).decided(scores, "mcc").any()
     with pytest.raises(ValueError, match="finite"):
         Thresholds(0, 0).decided([math.nan], "mcc")
@@ -131,21 +122,13 @@ def test_mcc_and_f1_equal_scikit_learn(share: float) -> None:
         assert f1(truth, decided) == pytest.approx(expected, abs=1e-12)
 
 
-def test_confusion_by_hand() -> None:
-    found = confusion([1, 1, 1, 0, 0, 0, 0], [1, 1, 0, 1, 0, 0, 0])
-    assert found == Confusion(tp=2, fp=1, fn=1, tn=3)
-    assert (found.sensitivity, found.specificity) == (2 / 3, 3 / 4)
-    assert confusion([1], [1]).specificity is None
-    assert confusion([0], [1]).sensitivity is None
-
-
 @pytest.mark.parametrize("decided", [[1, math.nan], [1, 0.5], [1, -1]])
 def test_decisions_of_another_kind_are_refused(decided: list[float]) -> None:
     with pytest.raises(ValueError, match="must be"):
-        confusion([1, 0], decided)
+        mcc([1, 0], decided)
 
 
-@pytest.mark.parametrize("which", ["mcc", "f1", "sensitivity", "specificity"])
+@pytest.mark.parametrize("which", ["mcc", "f1"])
 def test_draws_equal_scikit_learn_with_weights(which: str) -> None:
     rng = np.random.default_rng(3)
     truth = (rng.random((25, 3)) < [0.5, 0.08, 0.5]).astype(float)
@@ -166,8 +149,6 @@ def test_draws_equal_scikit_learn_with_weights(which: str) -> None:
         expected = {
             "mcc": lambda y=y, d=d, o=options: metrics.matthews_corrcoef(y, d, **o),
             "f1": lambda y=y, d=d, o=options: metrics.f1_score(y, d, zero_division=0, **o),
-            "sensitivity": lambda y=y, d=d, o=options: metrics.recall_score(y, d, **o),
-            "specificity": lambda y=y, d=d, o=options: metrics.recall_score(1 - y, 1 - d, **o),
         }[which]()
         assert found[draw, label] == pytest.approx(expected, abs=1e-12)
     assert 0 < lacking < 60  # of 120

@@ -155,6 +155,7 @@ def test_exit_codes_tell_what_was_scored(evaluate: Evaluate, place: Path, tmp_pa
         ((*DATA, "--protocol", "median"), "'median' is not one of 'per_image', 'first_frontal'"),
         ((*DATA, "--split", "night"), "night"),
         ((*DATA, "--split", "test", "--validation", "test"), "share 24 patients and 24 images"),
+        ((*DATA, "--validation", "valid"), "share 16 patients and 16 images; add --split test"),
         ((*DATA, "--labels", "nodule"), "nodule"),
         ((*DATA, "--labels", " , "), "--labels names no label"),
         ((*DATA, "--queries", "heavy"), "'heavy' is not in the bundle; it has light"),
@@ -172,6 +173,66 @@ def test_what_can_not_be_done_is_refused(
     assert result.exit_code == 2
     assert said in result.stderr
     assert result.stdout == ""
+
+
+def test_pictures_of_another_protocol_do_not_stay(evaluate: Evaluate, tmp_path: Path) -> None:
+    args = (*DATA, "--split", "test", "--draws", 0, "-o", tmp_path)
+    assert evaluate(*args, "--validation", "valid", "--plots").exit_code == 0
+    assert (tmp_path / "decisions.png").exists()
+    assert evaluate(*args, "--protocol", "study_mean").exit_code == 0
+    assert not list(tmp_path.glob("*.png"))
+    assert "study_mean" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [("test", "split test; none of its images"), ("train", "split train, its training images"),
+     (None, "all of it, training images included")],
+)  # fmt: skip
+def test_a_bundle_says_that_it_was_trained_on_the_table(
+    place: Path, evaluate: Evaluate, tmp_path: Path, split: str | None, said: str
+) -> None:
+    write_bundle(tmp_path / "seen", "small-112", training_data=f"b.csv, {place.name}/mine.csv")
+    rows = [(str(place / f"{i:03d}.png"), "", "", ("test", "train")[i % 2], "", i // 2 % 2, 0)
+            for i in range(8)]  # fmt: skip
+    (tmp_path / place.name).mkdir()
+    table = write_manifest(tmp_path / place.name / "mine.csv", rows)
+    args = ("--dataset", f"manifest:{table}", "--draws", 0, *(("--split", split) * bool(split)))
+    shown = evaluate(tmp_path / "seen", *args)
+    expected = f"a checkpoint was trained on {place.name}/mine.csv, the table that is evaluated"
+    for text in (shown.stderr, shown.stdout):
+        assert expected in text
+        assert said in text
+    assert "| trained on " in shown.stdout
+    assert "a checkpoint was trained" not in evaluate("bundle", *args).output
+
+
+def test_laterals_are_cautioned_where_they_are_counted(
+    place: Path, evaluate: Evaluate, tmp_path: Path
+) -> None:
+    write_bundle(tmp_path / "frontal", "small-112", views=("frontal",))
+    with (tmp_path / "v.csv").open("w", newline="") as file:
+        rows = [(str(place / f"{i:03d}.png"), f"S{i // 2}", ("PA", "LL")[i % 2], i // 2 % 2, "")
+                for i in range(8)]  # fmt: skip
+        csv.writer(file).writerows([("image_path", "study_id", "view", "Bright", "Dark"), *rows])
+    args = ("--dataset", f"manifest:{tmp_path / 'v.csv'}", "--draws", 0)
+    said = "trained on frontal images; 4 images of the dataset are lateral"
+    found = evaluate(tmp_path / "frontal", *args)
+    assert said in found.stderr
+    assert said in found.stdout
+    for protocol in ("first_frontal", "study_mean"):
+        assert said not in evaluate(tmp_path / "frontal", *args, "--protocol", protocol).output
+    assert said not in evaluate("bundle", *args).output
+
+
+def test_labels_without_truth_are_named(place: Path, evaluate: Evaluate, tmp_path: Path) -> None:
+    with (tmp_path / "one.csv").open("w", newline="") as file:
+        rows = [(str(place / f"{i:03d}.png"), i % 2) for i in range(4)]
+        csv.writer(file).writerows([("image_path", "Dark"), *rows])
+    args = ("--dataset", f"manifest:{tmp_path / 'one.csv'}", "--draws", 0)
+    said = "no truth for 1 of the set's 2 labels: bright"
+    assert said in evaluate("bundle", *args).stdout
+    assert said not in evaluate("bundle", *args, "--labels", "dark").stdout
 
 
 def test_a_folder_of_another_split_is_refused(evaluate: Evaluate, tmp_path: Path) -> None:

@@ -91,6 +91,33 @@ def test_a_label_of_one_class_on_either_side_is_excluded(
     assert found["mean"]["of"] == 1
 
 
+def test_few_cases_have_no_intervals(test: Units, validation: Units) -> None:
+    """Nor has a mean that counts them, nor a threshold that is never reached."""
+    test.truth[:, 1] = np.arange(80) < 9
+    found = decisions_section(test, LABELS, choose(validation), resamples_of(test, 100))
+    edema, effusion = found["labels"]
+    assert edema["mcc"]["interval"] is not None
+    assert effusion["mcc"]["value"] is not None
+    assert (effusion["mcc"]["interval"], effusion["f1"]["interval"]) == (None, None)
+    assert (found["mean"]["mcc"]["interval"], found["mean"]["of"]) == (None, 2)
+    readers = readers_of(test.truth, {"bc4": 3, "bc6": 5})
+    read = radiologists_section(test, LABELS, choose(validation), readers, resamples_of(test, 100))
+    for side in (*read["readers"], read["model"], read["mean_radiologist"], read["difference"]):
+        assert side["labels"]["edema"]["mcc"]["interval"] is not None
+        assert side["labels"]["effusion"]["mcc"]["interval"] is None
+        assert side["mean"]["f1"]["interval"] is None
+    test.z[:, 0] = -9
+    never = decisions_section(test, LABELS, choose(validation), resamples_of(test, 100))
+    assert never["labels"][0]["mcc"] | {"threshold": 0} == {
+        "value": 0, "interval": None, "threshold": 0,
+    }  # fmt: skip
+    found = calibration_section(test, validation, LABELS, "valid", "head", resamples_of(test, 0))
+    for row, told in zip(found["labels"], (True, False), strict=True):
+        for kind in ("fitted", "own"):
+            assert all((b["rate_low"] is not None) is told for b in row[kind]["reliability"])
+            assert all((b["rate_high"] is not None) is told for b in row[kind]["reliability"])
+
+
 def test_without_any_label_left_there_is_no_mean(test: Units, validation: Units) -> None:
     validation.truth[:] = NAN
     found = decisions_section(test, LABELS, choose(validation), resamples_of(test, 50))
@@ -149,13 +176,13 @@ def test_radiologists_are_scored_the_same_way(test: Units, validation: Units, wh
 def test_a_reader_who_decides_as_the_model_does_does_not_differ(
     test: Units, validation: Units
 ) -> None:
-    """The difference is paired: its interval has no width, unlike those of the two."""
+    """The difference is paired: all its draws are 0, unlike those of the two."""
     operating = choose(validation)
     chosen = operating.thresholds[0]
     assert chosen is not None
     twin = {"twin": (test.z > [t.mcc for t in operating.thresholds if t]).astype(np.float32)}
     found = radiologists_section(test, LABELS, operating, twin, resamples_of(test, 200))
-    assert found["difference"]["mean"]["mcc"] == {"value": 0.0, "interval": [0.0, 0.0]}
+    assert found["difference"]["mean"]["mcc"] == {"value": 0.0, "interval": None}
     low, high = found["model"]["mean"]["mcc"]["interval"]
     assert low < high
 
@@ -179,7 +206,7 @@ def test_only_units_that_all_of_them_decided_count(test: Units, validation: Unit
 
 
 def test_probabilities_are_fitted_there_and_judged_here(test: Units, validation: Units) -> None:
-    found = calibration_section(test, validation, LABELS, "valid", "margin")
+    found = calibration_section(test, validation, LABELS, "valid", "margin", resamples_of(test, 0))
     assert found["method"] == "Platt on split valid"
     for i, row in enumerate(found["labels"]):
         fit = LogisticRegression(C=np.inf, tol=1e-10).fit(
@@ -197,7 +224,7 @@ def test_probabilities_are_fitted_there_and_judged_here(test: Units, validation:
 
 def test_a_heads_own_probability_is_judged_beside_the_fit(test: Units, validation: Units) -> None:
     validation.truth[:, 1] = 1
-    found = calibration_section(test, validation, LABELS, "valid", "head")
+    found = calibration_section(test, validation, LABELS, "valid", "head", resamples_of(test, 0))
     for i, row in enumerate(found["labels"]):
         p = 1 / (1 + np.exp(-test.z[:, i].astype(np.float64)))
         assert row["own"]["brier"] == pytest.approx(brier_score_loss(test.truth[:, i], p))
@@ -207,6 +234,6 @@ def test_a_heads_own_probability_is_judged_beside_the_fit(test: Units, validatio
 
 def test_equal_scores_can_not_be_calibrated(test: Units, validation: Units) -> None:
     validation.z[:, 0] = 0.25
-    found = calibration_section(test, validation, LABELS, "valid", "margin")
+    found = calibration_section(test, validation, LABELS, "valid", "margin", resamples_of(test, 0))
     assert found["labels"][0]["excluded"] == "all validation scores are equal"
     assert found["labels"][0]["fitted"] is None

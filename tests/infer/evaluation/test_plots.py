@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from tests.infer.evaluation.fakes import GreyScorer, cohort, random_scores, random_truth
 from tier_infer.errors import UsageError
-from tier_infer.evaluation.plots import BLUE, ORANGE, PANELS, check_installed, draw
+from tier_infer.evaluation.plots import BLUE, ORANGE, PANELS, _decisions, check_installed, draw
 from tier_infer.evaluation.run import Evaluated, Plan, evaluate
 
 N, V = 30, 20
@@ -46,6 +47,24 @@ def test_pictures_show_both_models_and_are_the_same_again(found: Evaluated, tmp_
     assert [shown(path, ORANGE) for path in paths] == [True, False, False]
     before = [path.read_bytes() for path in paths]
     assert [path.read_bytes() for path in draw(found, tmp_path)] == before
+
+
+def test_bars_reach_from_end_to_end_and_units_are_the_read_ones(found: Evaluated) -> None:
+    """A resampled interval need not hold its figure; Figure 7 counts what all readers read."""
+    report = deepcopy(found.report)
+    section = report["decisions"]
+    rows = [row for row in section["labels"] if not row["excluded"]]
+    rows[0]["mcc"] |= {"value": 0.5, "interval": [0.6, 0.9]}
+    rows[1]["mcc"] |= {"value": 0.5, "interval": None}
+    side = {"labels": {row["label"]: row for row in rows}, "mean": section["mean"]}
+    report["radiologists"] = {
+        "model": side, "mean_radiologist": side, "readers": [], "units": 7, "of": 2, "labels": rows,
+    }  # fmt: skip
+    figure = _decisions(report, rows)
+    (bars, _) = figure.axes[0].collections[:2]
+    assert [x for x, _ in bars.get_segments()[0]] == [0.6, 0.9]
+    assert len(bars.get_segments()) == 1 + (section["mean"]["mcc"]["interval"] is not None)
+    assert any(f"per_image, 7 of {N} units" in text.get_text() for text in figure.texts)
 
 
 def test_many_labels_take_several_pages(tmp_path: Path) -> None:

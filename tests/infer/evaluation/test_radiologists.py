@@ -11,7 +11,7 @@ from tests.infer.evaluation import trees
 from tier_infer.errors import UsageError
 from tier_infer.evaluation.cohort import Cohort
 from tier_infer.evaluation.datasets import open_cohort
-from tier_infer.evaluation.radiologists import radiologist_notes, read_radiologists
+from tier_infer.evaluation.radiologists import read_radiologists
 
 STUDY = "CheXpert-v1.0/test/{}/study{}"
 
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_decisions_are_matched_by_study_and_by_name(folder: Path, cohort: Cohort) -> None:
-    found = read_radiologists(folder, cohort)
+    found, _ = read_radiologists(folder, cohort)
     assert list(found) == ["bc4", "bc6"]
     assert {table.shape for table in found.values()} == {(4, 14)}
     columns = [cohort.labels.index(label) for label in ("lung_opacity", "lung_lesion", "edema")]
@@ -53,7 +53,7 @@ def test_decisions_are_matched_by_study_and_by_name(folder: Path, cohort: Cohort
 
 
 def test_what_stands_on_one_side_only_is_counted(folder: Path, cohort: Cohort) -> None:
-    assert radiologist_notes(folder, cohort) == (
+    assert read_radiologists(folder, cohort)[1] == (
         "bc4: 2 of 3 studies of the cohort; 1 of the file are not in it",
         "bc6: 1 of 3 studies of the cohort; 0 of the file are not in it",
     )
@@ -65,7 +65,8 @@ def test_a_study_of_blanks_is_not_decided_on(folder: Path, cohort: Cohort) -> No
     rows += [(STUDY.format("patient64541", 1), "", 1), (STUDY.format("patient64542", 1), -1, ""),
              (STUDY.format("patient64543", 2), 1, "")]  # fmt: skip
     trees.table(folder / "bc4.csv", rows)
-    assert radiologist_notes(folder, cohort)[0].startswith("bc4: 1 of 3 studies of the cohort; 0 ")
+    _, notes = read_radiologists(folder, cohort)
+    assert notes[0].startswith("bc4: 1 of 3 studies of the cohort; 0 ")
 
 
 def test_the_truth_is_no_radiologist(folder: Path, cohort: Cohort) -> None:
@@ -77,7 +78,7 @@ def test_the_truth_is_no_radiologist(folder: Path, cohort: Cohort) -> None:
     with pytest.raises(UsageError, match=r"groundtruth\.csv is the truth of data/test\.csv itself"):
         read_radiologists(folder, cohort)
     trees.table(folder / "groundtruth.csv", [*rows[:2], (rows[2][0], 1, 1), rows[3]])
-    assert "groundtruth" in read_radiologists(folder, cohort)
+    assert "groundtruth" in read_radiologists(folder, cohort)[0]
 
 
 def test_nothing_to_decide_on_is_refused(folder: Path, cohort: Cohort, tmp_path: Path) -> None:

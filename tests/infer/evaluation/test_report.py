@@ -18,19 +18,19 @@ from tier_infer.evaluation.markdown import markdown
 from tier_infer.evaluation.report import COLUMNS, csv_rows, write_report
 from tier_infer.evaluation.run import Plan, evaluate
 
-N, V = 30, 20
+N, V = 60, 30
 TRUTH = random_truth(N + V, 1)
 Z = random_scores(TRUTH, 2, 1.0)
 Report = dict[str, Any]
 
 
-def decisions(folder: Path, images: Cohort) -> dict[str, Any]:
-    """Two readers, each wrong on every k-th image."""
+def decisions(folder: Path, images: Cohort) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Two readers, each wrong on every k-th image, and a note."""
     found = {}
     for name, every in (("bc4", 3), ("bc6", 4)):
         found[name] = images.truth.copy()
         found[name][::every] = 1 - found[name][::every]
-    return found
+    return found, ("bc4: 60 of 60",)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "read_radiologists", decisions)
-        patch.setattr(run, "radiologist_notes", lambda folder, images: ("bc4: 30 of 30",))
         return evaluate(test, GreyScorer(Z), plan, None).report
 
 
@@ -71,7 +70,7 @@ def test_every_section_is_in_every_file(report: Report, tmp_path: Path) -> None:
                   "Calibration", "AUC, sex = F", "Remarks"):  # fmt: skip
         assert f"## {title}" in text
     assert "a note" in text
-    assert "bc4: 30 of 30" in text
+    assert "bc4: 60 of 60" in text
     assert "| rows: lateral \\| odd" in text
 
 
@@ -129,6 +128,55 @@ def test_a_model_that_is_not_exported_says_so(report: Report) -> None:
     changed = json.loads(json.dumps(report))
     changed["model"] |= {"exported": False, "scoring": "softmax"}
     assert "softmax; not exported: runs in PyTorch only" in markdown(changed)
+
+
+def test_twins_can_be_told_apart(report: Report) -> None:
+    changed = json.loads(json.dumps(report))
+    twin = {"recipes": ["paper"] * 2, "training": [{"data": "mimic", "sha256": ""}] * 2}
+    twin["checkpoints"] = ["c" * 64, "e" * 64]
+    changed["model"] |= twin | {"lambdas": [[0.1, 0.2]] * 2}
+    changed["comparison"]["model"] |= twin | {"lambdas": [[0.0, 0.0], [0.0, 0.1]]}
+    lines = [[cell.strip() for cell in line.split("|")] for line in markdown(changed).splitlines()]
+    facts = {cells[1]: cells[2] for cells in lines if len(cells) == 4}
+    assert facts["model"] == "paper, λ patch 0.1, token 0.2, 2 checkpoints (fake)"
+    assert facts["trained on"] == facts["the other: trained on"] == "mimic"
+    assert facts["the other: model"] == (
+        "paper, λ patch 0.0, token 0.0, λ patch 0.0, token 0.1, 2 checkpoints (fake)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pool", "said"),
+    [
+        (None, "| margin "),
+        ({"kind": "top_k", "k": 5}, "| margin, patches pooled by top_k=5 "),
+        ({"kind": "log_sum_exp", "temperature": 0.1}, "pooled by log_sum_exp=0.1 "),
+        ("median", "| margin, patches pooled in another way "),
+    ],
+)
+def test_the_pool_of_a_set_is_shown(report: Report, pool: Any, said: str) -> None:
+    changed = json.loads(json.dumps(report))
+    changed["model"]["label_sets"] = {"lungs": {"prompts_sha256": "p" * 64, "pool": pool}}
+    line = next(x for x in markdown(changed).splitlines() if x.startswith("| scoring"))
+    assert said in line
+
+
+def test_an_interval_that_is_a_bound_is_marked(report: Report) -> None:
+    changed = json.loads(json.dumps(report))
+    changed["auc"]["labels"][0] |= {"interval": [0.2, 0.9], "interval_of": "bound"}
+    assert "0.200 to 0.900 * |" in markdown(changed)
+
+
+def test_what_an_evaluation_before_drew_is_removed(report: Report, tmp_path: Path) -> None:
+    ours = ("roc.png", "roc-1.png", "roc-12.png", "reliability.png", "decisions-2.png")
+    others = ("scores.csv", "plan.json", "roc-x.png", "film.png", "figure5.png", "roc.png.txt")
+    for name in (*ours, *others):
+        (tmp_path / name).write_bytes(b"before")
+    write_report(report, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *others, "report.json", "report.csv", "report.md",
+    }  # fmt: skip
+    assert all((tmp_path / name).read_bytes() == b"before" for name in others)
 
 
 def test_the_hashes_of_an_honest_claim_are_shown(report: Report) -> None:

@@ -14,34 +14,26 @@ from sklearn.metrics import roc_auc_score
 from tests.infer.evaluation.fakes import (
     LABELS,
     NAN,
+    TRUTH,
     GreyScorer,
-    cohort,
+    N,
+    V,
+    Z,
     failing,
-    random_scores,
-    random_truth,
+    halves,
 )
 from tier_infer.errors import UsageError
 from tier_infer.evaluation.cohort import Cohort
 from tier_infer.evaluation.report import write_report
 from tier_infer.evaluation.run import Plan, covered, evaluate, lacking
 
-N, V = 40, 24
-TRUTH = random_truth(N + V, 1)
-Z = random_scores(TRUTH, 2, 1.0)
-SEX = tuple("FM"[i % 2] for i in range(N))
 SECRETS = ("PATIENT", "STUDY")
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cohort, Cohort]:
     """Test and validation, in which image 3 is missing."""
-    folder = tmp_path_factory.mktemp("images")
-    patients = [f"PATIENT{i // 2}" for i in range(N + V)]
-    studies = [f"STUDY{i}" for i in range(N + V)]
-    sex = {"sex": SEX}
-    test = cohort(folder, TRUTH[:N].tolist(), patients[:N], studies[:N], groups=sex)
-    valid = cohort(folder, TRUTH[N:].tolist(), patients[N:], studies[N:], first=N)
-    return test, failing(valid, [3])
+    return halves(tmp_path_factory.mktemp("images"))
 
 
 def test_areas_are_scikit_learns(pair: tuple[Cohort, Cohort], tmp_path: Path) -> None:
@@ -132,29 +124,37 @@ def test_no_draws_no_intervals(pair: tuple[Cohort, Cohort], tmp_path: Path) -> N
     assert any("shows no difference" in remark for remark in report["remarks"])
 
 
-def test_a_difference_that_may_be_chance_is_called_so(
-    pair: tuple[Cohort, Cohort], tmp_path: Path
-) -> None:
-    noise = Z + np.random.default_rng(5).normal(0, 0.5, Z.shape).astype(np.float32)
-    evaluate(pair[0], GreyScorer(noise), Plan(draws=0), tmp_path / "close")
-    evaluate(pair[0], GreyScorer(-Z), Plan(draws=0), tmp_path / "far")
-    for name, said in (("close", "No difference shown"), ("far", "A difference is shown")):
-        plan = Plan(draws=200, against=tmp_path / name)
-        report = evaluate(pair[0], GreyScorer(Z), plan, None).report
-        assert any(remark.startswith(said) for remark in report["remarks"])
-        assert any("patients have several" in remark for remark in report["remarks"])
+def copied(pair: tuple[Cohort, Cohort], known: bool, here: bool = True) -> tuple[Cohort, Cohort]:
+    """Two validation images are copies of test images under other names."""
+    test, valid = pair
+    places = []
+    for k in range(2):
+        path = valid.root / f"copy{k}.png"
+        shutil.copyfile(test.root / test.cases[k].place, path)
+        places.append(path.name)
+    cases = [
+        replace(case, image_path=place, place=place, patient=f"PATIENTx{k}" if known else "")
+        for k, (case, place) in enumerate(zip(valid.cases, places, strict=False))
+    ]
+    first = [case if here else replace(case, patient="") for case in test.cases]
+    return replace(test, cases=tuple(first)), replace(valid, cases=(*cases, *valid.cases[2:]))
 
 
-@pytest.mark.parametrize(("positives", "few"), [(9, True), (10, False), (30, False), (31, True)])
-def test_labels_of_few_cases_are_named(
-    pair: tuple[Cohort, Cohort], positives: int, few: bool
+@pytest.mark.parametrize(("known", "here"), [(False, True), (True, False)])
+def test_copies_of_test_images_choose_no_thresholds(
+    pair: tuple[Cohort, Cohort], known: bool, here: bool
 ) -> None:
-    truth = pair[0].truth.copy()
-    truth[:, 0] = np.arange(N) < positives
-    truth[:, 1] = np.arange(N) < 20
-    report = evaluate(replace(pair[0], truth=truth), GreyScorer(Z), Plan(draws=20), None).report
-    said = [remark for remark in report["remarks"] if "say little: edema" in remark]
-    assert bool(said) is few
+    test, valid = copied(pair, known, here)
+    with pytest.raises(UsageError, match=r"2 images of .* have the same pixels") as caught:
+        evaluate(test, GreyScorer(Z), Plan(draws=0, validation=valid), None)
+    assert not any(secret in str(caught.value) for secret in SECRETS)
+
+
+def test_copies_under_other_patients_are_remarked(pair: tuple[Cohort, Cohort]) -> None:
+    test, valid = copied(pair, True)
+    report = evaluate(test, GreyScorer(Z), Plan(draws=0, validation=valid), None).report
+    assert report["validation"]["same_pixels"] == 2
+    assert any("2 images of the validation split have the pixels" in r for r in report["remarks"])
 
 
 def test_a_split_that_shares_patients_or_images_is_refused(pair: tuple[Cohort, Cohort]) -> None:
@@ -163,6 +163,9 @@ def test_a_split_that_shares_patients_or_images_is_refused(pair: tuple[Cohort, C
     with pytest.raises(UsageError, match="share 1 patients and 0 images") as caught:
         evaluate(test, GreyScorer(Z), Plan(validation=shared), None)
     assert not any(secret in str(caught.value) for secret in SECRETS)
+    whole = replace(test, split="")
+    with pytest.raises(UsageError, match="add --split test, since all of"):
+        evaluate(whole, GreyScorer(Z), Plan(validation=shared), None)
     nobody = [replace(case, patient="") for case in test.cases]
     with pytest.raises(UsageError, match=f"share 0 patients and {N} images"):
         evaluate(test, GreyScorer(Z), Plan(validation=replace(test, cases=tuple(nobody))), None)

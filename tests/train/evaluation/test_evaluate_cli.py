@@ -15,10 +15,12 @@ from sklearn.metrics import roc_auc_score
 
 from tests.data.make_source_scores import LABELS
 from tests.train.evaluation.drawn import write_pictures, write_supervised, write_tiny
+from tier_infer.evaluation.measure import won
 from tier_infer.evaluation.scores import read_scores
 from tier_infer.files import sha256_of
 from tier_infer.label_sets import column_id
 from tier_train.cli import main
+from tier_train.evaluation.rows import published
 
 torch.set_num_threads(1)
 IDS = tuple(map(column_id, LABELS))
@@ -100,10 +102,53 @@ def test_prompt_options_reach_the_draw(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["seen.pt", "same.pt"], ids=["by name", "by digest"])
 def test_training_on_the_same_data_is_said(folder: Path, name: str) -> None:
     result = evaluate(folder, name, "--json")
-    assert "which is evaluated here (all of it, not one split)" in result.stderr
+    said = "the table that is evaluated here: all of it, training images included"
+    assert said in result.stderr
     notes = json.loads(result.stdout)["dataset"]["notes"]
-    assert any("trained on" in note for note in notes)
+    assert any(said in note for note in notes)
+    test = evaluate(folder, name, "--split=test").stderr
+    assert "split test; none of its images should have been trained on" in test
     assert "trained on" not in evaluate(folder, "a.pt").stderr
+
+
+def test_labels_without_truth_are_named(folder: Path, tmp_path: Path) -> None:
+    """In the words of a bundle's evaluation."""
+    lines = (folder / "manifest.csv").read_text().splitlines()
+    kept = [",".join([str(folder / cells[0]) if i else cells[0], *cells[1:-1]])
+            for i, cells in enumerate(line.split(",") for line in lines)]  # fmt: skip
+    (tmp_path / "manifest.csv").write_text("\n".join(kept))
+    for name, lacking in (("a.pt", True), ("cnn.pt", False)):
+        asked = ["evaluate", f"{folder / name}", "--dataset", f"manifest:{tmp_path}/manifest.csv",
+                 "--draws", "0", "--threads", "1"]  # fmt: skip
+        shown = CliRunner().invoke(main, asked).stdout
+        said = f"no truth for 1 of the set's {len(IDS)} labels: {IDS[-1]}"
+        assert (said in shown) is lacking
+        assert said not in CliRunner().invoke(main, [*asked, "--labels", "edema"]).stdout
+
+
+def test_twins_can_be_told_apart(folder: Path) -> None:
+    write_tiny(folder / "plain.pt", 6, lambda_patch=0.0, lambda_token=0.0)
+    write_tiny(folder / "penalised.pt", 6, lambda_patch=0.2, lambda_token=0.1)
+    for name, said in (("plain.pt", "λ patch 0.0, token 0.0"),
+                       ("penalised.pt", "λ patch 0.2, token 0.1")):  # fmt: skip
+        assert f"{said}, 1 checkpoint (pytorch)" in evaluate(folder, name).stdout
+
+
+def test_the_pool_is_said_and_is_another_scoring(folder: Path) -> None:
+    assert evaluate(folder, "a.pt", kept="whole").exit_code == 0
+    pooled = ["a.pt", "--queries=chexpert@top_k=2", "--against", str(folder / "whole")]
+    report = json.loads(evaluate(folder, *pooled, "--json").stdout)
+    assert report["comparison"]["same"]["scoring"] is False
+    assert report["comparison"]["same"]["checkpoints"] is True
+    assert all(row["max_dz"] is None for row in report["comparison"]["labels"])
+    assert "margin, patches pooled by top_k=2" in evaluate(folder, *pooled).stdout
+
+
+def test_published_findings_are_won_as_the_paper_counts() -> None:
+    """Table 2 prints 29, 18 and 10 evaluations won, of AUCs to five decimals."""
+    rows = published()["table2"]["ours"]["labels"]
+    names = ("regularized", "unregularized", "chexzero")
+    assert won([list(rows[name].values()) for name in names]) == ([29, 18, 10], 0)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +16,17 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from tests.train.figures.twins import checkpoint, truth_of
+from tier_infer.cells import cell_boxes
 from tier_infer.errors import UsageError
 from tier_infer.evaluation.cohort import Cohort
 from tier_infer.evaluation.datasets import open_cohort
 from tier_infer.geometry import to_crop
 from tier_infer.label_sets import load_label_set
-from tier_infer.scoring import cell_boxes
 from tier_train.checkpoint import Checkpoint
 from tier_train.cli.figures import figures
 from tier_train.evaluation.members import chosen
 from tier_train.figures import heatmaps, released
-from tier_train.figures.pair import NAMES, Pair, make_pair, read_crops
+from tier_train.figures.pair import NAMES, Pair, held_out, make_pair, read_crops
 from tier_train.towers.text_encoder import embed_prompts
 
 EDEMA = chosen(load_label_set("chexpert"), ["edema"])
@@ -183,6 +185,50 @@ def test_a_flat_map_stretches_to_nothing() -> None:
     got = released.stretch(cosines)
     assert (got[0].min(), got[2].max()) == (0, 1)
     assert np.isfinite(got).all()
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [(["Train", "valid", "TEST"], "test"), (["train", "valid", "train"], "val"), (["a"], "")],
+)
+def test_maps_are_of_what_is_held_out(manifest: Path, splits: list[str], expected: str) -> None:
+    rows = [row | {"split": splits[i % len(splits)]} for i, row in enumerate(truth_of(manifest))]
+    table = manifest.with_name(f"{expected or 'all'}.csv")
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0]], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    assert held_out(f"manifest:{table}", None).split == expected
+    if expected:
+        assert held_out(f"manifest:{table}", "train").split == "train"
+
+
+def test_training_on_the_same_table_is_said_in_the_caption(
+    pair: Pair, cohort: Cohort, manifest: Path
+) -> None:
+    rows = {kind: heatmaps.choose(cohort, "edema", kind, None) for kind in ("positive", "negative")}
+    shown = heatmaps.show(pair, cohort, EDEMA, rows)
+    asked = heatmaps.Asked("margin", None, {"positive": False, "negative": False})
+    assert heatmaps.facts_of(pair, cohort, EDEMA, shown, asked)["cautions"] == []
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    trained = replace(pair.regularized, training={"data": "mine", "manifest_sha256": digest})
+    facts = heatmaps.facts_of(replace(pair, regularized=trained), cohort, EDEMA, shown, asked)
+    assert len(facts["cautions"]) == 1
+    assert "trained on mine" in facts["cautions"][0]
+    words = " ".join(heatmaps.draw(facts, shown, pair).texts[0].get_text().split())
+    assert f"Caution: {facts['cautions'][0]}." in words
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "heatmaps_edema.png", "heatmaps_edema.json"])
+def test_files_of_others_are_not_overwritten(
+    twins: tuple[Path, Path], manifest: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("mine")
+    done = _command(twins, manifest, tmp_path, "--label", "edema")
+    assert done.exit_code == 2
+    assert "name another folder" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from tier_infer.label_sets import LabelSet, load_label_set
 from tier_train.checkpoint import Checkpoint
 from tier_train.cli.data import data
 from tier_train.cli.figures import figures
-from tier_train.figures import localisation
+from tier_train.figures import localisation, localisation_files
+from tier_train.figures.drawing import new_figure
 from tier_train.figures.localisation_files import as_markdown
 from tier_train.figures.masks import open_masks, read_mask
 from tier_train.figures.pair import NAMES, Pair
@@ -74,7 +75,7 @@ def test_maps_that_are_the_masks_always_hit_and_their_opposite_never(
     ]
     for row in report["labels"]:
         assert [row["hit"][name]["mean"] for name in NAMES] == [1, 0]
-        assert row["hit"]["difference"] == {"mean": 1, "interval": [1, 1]}
+        assert row["hit"]["difference"] == {"mean": 1, "interval": None}, "too few"
         assert [row["brighter_inside"][name]["mean"] for name in NAMES] == [1, 0]
         assert row["cnr"]["difference"]["mean"] == pytest.approx(0, abs=1e-9), "CNR has no sign"
         assert 0 < row["area"] < row["chance"] < 1
@@ -100,12 +101,64 @@ def test_the_figures_are_those_of_loops_over_the_csv(
                 values = [float(line[f"{name}_{measure}"]) for line in own]
                 mean = sum(values) / len(values)
                 assert row[measure][name]["mean"] == pytest.approx(mean, abs=1e-8)
-                low, high = row[measure][name]["interval"]
-                assert low - 1e-8 <= mean <= high + 1e-8
+                assert row[measure][name]["interval"] is None, "fewer than ten images"
     assert done.stdout == (tmp_path / "localisation.md").read_text()
     assert "Research use only" in done.stdout
     with Image.open(tmp_path / "localisation.png") as picture:
         assert picture.info["Software"] == "tier-infer"
+
+
+def _found(line: int, group: str, hit: float) -> localisation.Found:
+    first = dict.fromkeys(localisation.MEASURES, 1.0)
+    return localisation.Found(line, group, 0.5, 0.5, (first, first | {"hit": hit}))
+
+
+@pytest.mark.parametrize(("images", "patients"), [(9, 9), (12, 9), (10, 10)])
+def test_few_images_or_patients_and_equal_draws_have_no_interval(
+    images: int, patients: int
+) -> None:
+    found = [_found(i, str(i % patients), i % 2) for i in range(images)]
+    report = localisation.measured({}, {"edema": found}, {"edema": {}}, 200, 0)
+    hit = report["labels"][0]["hit"]
+    assert hit["regularized"] == {"mean": 1, "sd": 0, "interval": None}, "always hit"
+    for entry in (hit["unregularized"], hit["difference"]):
+        if min(images, patients) < 10:
+            assert entry["interval"] is None
+        else:
+            assert 0 <= entry["interval"][0] < 0.5 < entry["interval"][1] <= 1
+
+
+def test_a_bar_goes_from_end_to_end_of_its_interval() -> None:
+    figure = new_figure(4, 4, "x")
+    axis = figure.add_subplot()
+    entry = {"mean": 0.9, "interval": [0.2, 0.6]}
+    localisation_files._points(axis, [{"hit": {"regularized": entry}}], "hit", "regularized", [0])
+    (bar,) = axis.collections
+    assert bar.get_segments()[0][:, 0] == pytest.approx([0.2, 0.6])
+
+
+def test_all_of_it_is_computed_again_from_the_csv(
+    twins: tuple[Path, Path], manifest: Path, tmp_path: Path
+) -> None:
+    done = _command(twins, manifest, tmp_path / "a", "--masks", str(manifest.parent / "masks"))
+    assert done.exit_code == 0, done.output
+    args = ["localisation", "--from", f"{tmp_path}/a", "-o", f"{tmp_path}/b"]
+    again = CliRunner().invoke(figures, args)
+    assert again.exit_code == 0, again.output
+    assert again.stdout == done.stdout
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+    table = (tmp_path / "a/localisation.csv").read_text()
+    assert not any(f",{row['patient_id']}," in table for row in truth_of(manifest))
+    (tmp_path / "a/localisation.csv").write_text(table + "edema,2,1,0.5,0.5,x\n")
+    broken = CliRunner().invoke(figures, [*args[:3], "-o", f"{tmp_path}/c"])
+    assert broken.exit_code == 2
+    assert "does not hold what" in broken.stderr
+    seeded = CliRunner().invoke(figures, [*args[:3], "--seed", "1", "-o", f"{tmp_path}/c"])
+    assert seeded.exit_code == 2, "its draws are those of the first run"
+    both = _command(twins, manifest, tmp_path / "c", "--from", f"{tmp_path}/a")
+    assert both.exit_code == 2
+    assert "leave theirs out" in both.stderr
 
 
 def test_what_is_left_out_is_counted_by_its_reason(

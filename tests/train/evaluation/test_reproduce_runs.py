@@ -1,4 +1,4 @@
-"""python -m pytest tests/train/evaluation/test_reproduce_runs.py -- what ran, what is kept, what is refused."""
+"""python -m pytest tests/train/evaluation/test_reproduce_runs.py -- kept, resumed, refused."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from dataclasses import replace
@@ -15,7 +14,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from tests.train.figures.twins import checkpoint, truth_of
+from tests.train.figures.twins import truth_of
 from tier_infer.cells import cell_boxes
 from tier_infer.errors import UsageError
 from tier_infer.evaluation.cohort import Cohort
@@ -26,7 +25,7 @@ from tier_train.checkpoint import Checkpoint
 from tier_train.cli.figures import figures
 from tier_train.evaluation.members import chosen
 from tier_train.figures import heatmaps, released
-from tier_train.figures.pair import NAMES, Pair, held_out, make_pair, read_crops
+from tier_train.figures.pair import NAMES, Pair, make_pair, read_crops
 from tier_train.towers.text_encoder import embed_prompts
 
 EDEMA = chosen(load_label_set("chexpert"), ["edema"])
@@ -187,22 +186,6 @@ def test_a_flat_map_stretches_to_nothing() -> None:
     assert np.isfinite(got).all()
 
 
-@pytest.mark.parametrize(
-    ("splits", "expected"),
-    [(["Train", "valid", "TEST"], "test"), (["train", "valid", "train"], "val"), (["a"], "")],
-)
-def test_maps_are_of_what_is_held_out(manifest: Path, splits: list[str], expected: str) -> None:
-    rows = [row | {"split": splits[i % len(splits)]} for i, row in enumerate(truth_of(manifest))]
-    table = manifest.with_name(f"{expected or 'all'}.csv")
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0]], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    assert held_out(f"manifest:{table}", None).split == expected
-    if expected:
-        assert held_out(f"manifest:{table}", "train").split == "train"
-
-
 def test_training_on_the_same_table_is_said_in_the_caption(
     pair: Pair, cohort: Cohort, manifest: Path
 ) -> None:
@@ -291,24 +274,6 @@ def test_pixels_that_may_hold_a_name_are_not_shown_unasked(
     with pytest.raises(UsageError, match="may hold a name"):
         heatmaps.show(pair, cohort, EDEMA, {"positive": 0})
     assert len(heatmaps.show(pair, cohort, EDEMA, {"positive": 0}, burned_in=True)) == 1
-
-
-def test_twins_of_another_geometry_or_exchanged_are_refused() -> None:
-    first, second = checkpoint(1, 0.2), checkpoint(2, 0.0)
-    other = replace(second, recipe=replace(second.recipe, geometry="tier-224-imagenet"))
-    with pytest.raises(UsageError, match="differ in geometry"):
-        make_pair(first, other)
-    with pytest.raises(UsageError, match="exchange --regularized and --unregularized"):
-        make_pair(second, first)
-
-
-def test_twins_of_other_pixels_or_untrained_patches_are_refused() -> None:
-    first, second = checkpoint(1, 0.2), checkpoint(2, 0.0)
-    with pytest.raises(UsageError, match="differ in intensity or views"):
-        make_pair(first, replace(second, intensity="mimic-jpg"))
-    untrained = {"patches": "not trained"}
-    with pytest.raises(UsageError, match="never trained to meet words"):
-        make_pair(replace(first, training=untrained), replace(second, training=untrained))
 
 
 def test_without_matplotlib_the_install_line(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from tier_export.crops import MAX_CROPS, SPLITS, evenly
+from tier_export.crops import MAX_CROPS, evenly
 from tier_export.parity import Crops
 from tier_infer.errors import UsageError
 from tier_infer.evaluation.cohort import NO_PATIENTS, Cohort
-from tier_infer.evaluation.places import split_name
 from tier_infer.reader import Reader
 from tier_infer.scoring import Presets, crops_of
 
@@ -26,7 +24,7 @@ def crops_from(
     Of a manifest without `split` the rows that the export takes (see `crops.manifest_crops`).
     UsageError where nothing is left, and for another word.
     """
-    from tier_infer.evaluation.datasets import open_cohort
+    from tier_infer.evaluation.datasets import held_out
 
     if Path(source).is_file():
         source = f"manifest:{source}"
@@ -34,19 +32,7 @@ def crops_from(
         raise UsageError(
             f"--dataset {source} does not exist; name a manifest, FILE.csv, or a dataset, KIND:PATH"
         )
-    cohort = open_cohort(source, split)
-    if cohort.kind == "manifest" and split is None:
-        cohort = _tested(cohort)
-    return cohort_crops(cohort, presets, limit)
-
-
-def _tested(cohort: Cohort) -> Cohort:
-    splits = [split_name(word) for word in cohort.groups.get("split", ())]
-    for split in SPLITS:
-        if split in splits:
-            keep = np.array([word == split for word in splits])
-            return replace(cohort.part(keep), split=split)
-    return cohort
+    return cohort_crops(held_out(source, split), presets, limit)
 
 
 def cohort_crops(cohort: Cohort, presets: Presets, limit: int) -> tuple[Crops, list[str]]:

@@ -8,6 +8,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,6 +130,17 @@ def _refuse_twins(name: str, cases: Sequence[Case]) -> None:
             first = places.setdefault(posixpath.normpath(case.place), case)
         if first is not case:
             raise UsageError(f"{name} lines {first.line} and {case.line} name the same image")
+
+
+def described(cohort: Cohort) -> dict[str, Any]:
+    """What every result says of its data."""
+    return {
+        "kind": cohort.kind,
+        "name": cohort.name,
+        "split": cohort.split,
+        "images": len(cohort),
+        "sha256": cohort.sha256,
+    }
 
 
 def digest(cases: Sequence[Case], labels: Sequence[str], truth: NDArray[np.float32]) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from tier_infer.errors import UsageError
 from tier_infer.evaluation.chexpert import read_chexpert
@@ -30,6 +33,7 @@ READERS: dict[str, Callable[[Path, str | None], Cohort]] = {
 }
 FOLDERS, FILES = ("covid", "mimic", "nih"), ("manifest",)  # the others take both
 ALL_CLASSES = ",classes=all"
+HELD_OUT = ("test", "val")  # splits of a manifest, by what they prove
 
 
 def open_cohort(spec: str, split: str | None = None) -> Cohort:
@@ -50,3 +54,16 @@ def open_cohort(spec: str, split: str | None = None) -> Cohort:
         what = "folder" if kind in FOLDERS else "file" if kind in FILES else "folder or file"
         raise UsageError(f"--dataset {spec}: no {what} {rest}")
     return read(place, split_name(split) if split is not None else None)
+
+
+def held_out(spec: str, split: str | None) -> Cohort:
+    """The split asked for, else the one that the dataset's papers report; of a manifest test, or
+    val where nothing is held out, else all of it."""
+    cohort = open_cohort(spec, split)
+    if split is not None or cohort.kind != "manifest":
+        return cohort
+    words = [split_name(word) for word in cohort.groups.get("split", ())]
+    found = next((name for name in HELD_OUT if name in words), None)
+    if found is None:
+        return cohort
+    return replace(cohort.part(np.array([word == found for word in words])), split=found)

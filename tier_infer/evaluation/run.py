@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tier_infer.bundle import NOTICE
 from tier_infer.errors import UsageError
 from tier_infer.evaluation.calibrated import calibration_section
-from tier_infer.evaluation.cohort import Cohort, bare
+from tier_infer.evaluation.cohort import Cohort, bare, described
 from tier_infer.evaluation.compare import Compared, compare
 from tier_infer.evaluation.measure import (
     Areas,
@@ -251,12 +251,7 @@ def _head(
 
 
 def _dataset(cohort: Cohort) -> dict[str, Any]:
-    return {
-        "kind": cohort.kind,
-        "name": cohort.name,
-        "split": cohort.split,
-        "images": len(cohort),
-        "sha256": cohort.sha256,
+    return described(cohort) | {
         "studies": studies_in(cohort),
         "patients": patients_in([case.patient for case in cohort.cases]),
         "left_out": dict(cohort.left_out),

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from tier_infer.engine import BATCH
 from tier_infer.errors import UsageError
-from tier_infer.evaluation.cohort import Cohort, files_digest
+from tier_infer.evaluation.cohort import Cohort, described, files_digest
 from tier_infer.files import write_atomic
 from tier_infer.reader import Reader
 from tier_infer.scoring import Crop, ImageResult, Presets, crops_of
@@ -69,14 +69,7 @@ def plan_of(cohort: Cohort, scorer: Scorer) -> dict[str, Any]:
     """What decides every row of scores.csv. Of the image files it knows sizes and times."""
     return {
         "schema": "tier-evaluate-plan/1",
-        "dataset": {
-            "kind": cohort.kind,
-            "name": cohort.name,
-            "split": cohort.split,
-            "images": len(cohort),
-            "sha256": cohort.sha256,
-            "files": files_digest(cohort),
-        },
+        "dataset": described(cohort) | {"files": files_digest(cohort)},
         "geometry": scorer.presets.geometry.name,
         "intensity": scorer.presets.intensity,
         "labels": list(scorer.labels),

@@ -95,10 +95,11 @@ def heatmaps(
     if style == "released" and scale is not None:
         raise UsageError("--scale is of the style margin; the released code's runs −0.3 to 0.5")
     _prepare(threads)
+    from tier_infer.evaluation.datasets import held_out
     from tier_train.evaluation.members import chosen
     from tier_train.figures import heatmaps as maps
     from tier_train.figures.drawing import check_output
-    from tier_train.figures.pair import held_out, labels_of, open_pair
+    from tier_train.figures.pair import labels_of, open_pair
     from tier_train.figures.released import released
 
     cohort = held_out(dataset, split)
@@ -195,12 +196,13 @@ def localisation(
     others = (split, queries, labels, masks, *drawn_as)
     check_source(source, (regularized, unregularized, dataset), others)
     _prepare(threads)
+    from tier_infer.evaluation.datasets import held_out
     from tier_train.evaluation.members import chosen
     from tier_train.figures import localisation as where
     from tier_train.figures import localisation_files as files
     from tier_train.figures.drawing import check_output
     from tier_train.figures.masks import open_masks
-    from tier_train.figures.pair import held_out, labels_of, open_pair
+    from tier_train.figures.pair import labels_of, open_pair
 
     check_output(output, files.FACTS, files.BESIDE)
     if source is not None:

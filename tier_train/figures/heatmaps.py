@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tier_infer.errors import UsageError
-from tier_infer.evaluation.cohort import Cohort
+from tier_infer.evaluation.cohort import Cohort, described
 from tier_infer.geometry import crop_box
 from tier_infer.label_sets import LabelSet
 from tier_infer.report.overlay import may_show
@@ -28,7 +28,6 @@ from tier_train.figures.pair import (
     cautions_in_words,
     cautions_of,
     cells_of,
-    described_cohort,
     head_of,
     models_in_words,
     read_crops,
@@ -126,7 +125,7 @@ def facts_of(
     label = labels.labels[0]
     scale = asked.scale or scale_of(shown)
     low, high = RELEASED_SCALE if asked.style == "released" else (-scale, scale)
-    return head_of("heatmaps", pair, described_cohort(cohort)) | sets_of(labels) | {
+    return head_of("heatmaps", pair, described(cohort)) | sets_of(labels) | {
         "cautions": cautions_of(pair, cohort, "first_frontal"),
         "label": label.id,
         "prompts": {"positive": list(label.positive), "negative": list(label.negative)},

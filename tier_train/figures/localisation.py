@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tier_infer.errors import UsageError
 from tier_infer.evaluation.bootstrap import Resamples, resample, spread
-from tier_infer.evaluation.cohort import Case, Cohort
+from tier_infer.evaluation.cohort import Case, Cohort, described
 from tier_infer.evaluation.localisation import (
     Cells,
     area,
@@ -40,7 +40,6 @@ from tier_train.figures.pair import (
     Pair,
     cautions_of,
     cells_of,
-    described_cohort,
     head_of,
     read_crops,
 )
@@ -176,7 +175,7 @@ def measures(cells: Cells, share: Cells) -> dict[str, float]:
 def report_of(
     pair: Pair, cohort: Cohort, findings: Findings, draws: int, seed: int
 ) -> dict[str, Any]:
-    head = head_of("localisation", pair, described_cohort(cohort)) | sets_of(findings.labels)
+    head = head_of("localisation", pair, described(cohort)) | sets_of(findings.labels)
     head["cautions"] = cautions_of(pair, cohort, "per_image")
     left_out = {label: dict(counts) for label, counts in findings.left_out.items()}
     return measured(head, findings.found, left_out, draws, seed)

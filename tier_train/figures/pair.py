@@ -16,8 +16,6 @@ from tier_infer.bundle import NOTICE
 from tier_infer.errors import UsageError
 from tier_infer.evaluation.cautions import cautions
 from tier_infer.evaluation.cohort import Cohort
-from tier_infer.evaluation.datasets import open_cohort
-from tier_infer.evaluation.places import split_name
 from tier_infer.evaluation.scores import Scorer
 from tier_infer.label_sets import LabelSet, load_label_set
 from tier_infer.reader import Reader
@@ -28,7 +26,6 @@ from tier_train.figures.drawing import SCHEMA
 from tier_train.zero_shot import encode_images
 
 NAMES = ("regularized", "unregularized")
-HELD_OUT = ("test", "val")
 Floats = NDArray[np.float32]
 
 
@@ -111,27 +108,6 @@ def head_of(figure: str, pair: Pair, dataset: dict[str, Any]) -> dict[str, Any]:
         "intensity": pair.presets.intensity,
         "dataset": dataset,
     }
-
-
-def described_cohort(cohort: Cohort) -> dict[str, Any]:
-    return {
-        "kind": cohort.kind,
-        "name": cohort.name,
-        "split": cohort.split,
-        "images": len(cohort),
-        "sha256": cohort.sha256,
-    }
-
-
-def held_out(spec: str, split: str | None) -> Cohort:
-    """The split asked for, else the one that the dataset's papers report; of a manifest test, or
-    val where nothing is held out, else all of it."""
-    cohort = open_cohort(spec, split)
-    if split is None and cohort.kind == "manifest":
-        given = {split_name(word) for word in cohort.groups.get("split", ())}
-        found = next((name for name in HELD_OUT if name in given), None)
-        return cohort if found is None else open_cohort(spec, found)
-    return cohort
 
 
 def cautions_of(pair: Pair, cohort: Cohort, protocol: str) -> list[str]:

@@ -10,7 +10,8 @@ import pytest
 
 from tests.train.figures.twins import checkpoint, truth_of
 from tier_infer.errors import UsageError
-from tier_train.figures.pair import held_out, make_pair
+from tier_infer.evaluation.datasets import held_out
+from tier_train.figures.pair import make_pair
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,9 @@ import numpy as np
 from tier_export.labels import make, open_bundle, prepare, tower_source, write
 from tier_export.lint import check_set
 from tier_infer.bundle import load_bundle
-from tier_infer.engine import BATCH, Embeddings, QueryTable
+from tier_infer.embeddings import BATCH, Embeddings
 from tier_infer.label_sets import load_label_set
+from tier_infer.query_table import QueryTable
 from tier_infer.scoring import ImageResult, Selection, _run, select_labels
 from tier_infer.studies import study_scores
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,18 @@ from click.testing import CliRunner
 from tests.trained import make_site
 
 DATA = Path(__file__).with_name("data")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tier_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test writes into the home of whoever runs it; child processes inherit this."""
+    folder = tmp_path_factory.mktemp("cache") / "tier"
+    before = os.environ.get("TIER_CACHE")
+    os.environ["TIER_CACHE"] = str(folder)
+    yield folder
+    os.environ.pop("TIER_CACHE")
+    if before is not None:
+        os.environ["TIER_CACHE"] = before
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from tier_export.heads import Floats, Score
 from tier_infer.bundle import ENCODERS, Bundle
-from tier_infer.engine import open_session, run_encoder
 from tier_infer.errors import ParityError
 from tier_infer.golden import INT8_CEILING, Golden
+from tier_infer.sessions import open_session, run_encoder
 
 ROOM = 1.25
 

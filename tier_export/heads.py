@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tier_infer.engine import open_session
 from tier_infer.label_sets import LabelSet
 from tier_infer.pooling import Pool, in_blocks, pooled
+from tier_infer.sessions import open_session
 
 Floats = NDArray[np.float32]
 Pooling = Callable[[Floats], Floats]  # scores of patches [N, P, L] → [N, L]

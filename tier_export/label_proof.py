@@ -10,11 +10,11 @@ import numpy as np
 
 from tier_export.heads import Floats, GraphScore, table_score
 from tier_infer.bundle import Bundle, Manifest
-from tier_infer.engine import QueryTable
 from tier_infer.errors import IntegrityError, ParityError
 from tier_infer.golden import Golden
 from tier_infer.label_sets import LabelSet
 from tier_infer.pooling import MAX_DPOOL
+from tier_infer.query_table import QueryTable
 
 MAX_DZ = 1e-6  # between the query graph and its table's product in float64
 

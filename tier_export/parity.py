@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from tier_export.cells import cell_differences, cell_ranks
 from tier_export.heads import Floats, Score
-from tier_infer.engine import open_session, run_encoder
 from tier_infer.errors import ParityError, UsageError
 from tier_infer.evaluation.ranking import middle_gap, rank_correlation
 from tier_infer.metrics import roc_auc
+from tier_infer.sessions import open_session, run_encoder
 
 MIN_RANKED = 100  # crops below which one swap of neighbours moves the rank correlation too far
 MIN_PAIRS = 2000  # positive × negative pairs below which an AUC is too coarse to gate

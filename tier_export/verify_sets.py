@@ -12,10 +12,11 @@ import numpy as np
 
 from tier_export.heads import Floats, table_score
 from tier_infer.bundle import Bundle
-from tier_infer.engine import Embeddings, QueryTable
+from tier_infer.embeddings import Embeddings
 from tier_infer.errors import IntegrityError, ParityError, UsageError
 from tier_infer.golden import Golden
 from tier_infer.label_sets import Label, LabelSet
+from tier_infer.query_table import QueryTable
 from tier_infer.sentences import Words
 
 if TYPE_CHECKING:

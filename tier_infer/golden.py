@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tier_infer.bundle import ENCODERS, Bundle, canonical
-from tier_infer.engine import Engine, QueryTable
+from tier_infer.embeddings import Encoder
 from tier_infer.errors import IntegrityError
+from tier_infer.query_table import QueryTable
 
 SCHEMA = "tier-golden/1"
 CROPS, IMAGE, PATCHES = (
@@ -157,7 +158,7 @@ def _check_gates(gates: Mapping[str, Mapping[str, float]], precisions: list[str]
             )
 
 
-def replay(bundle: Bundle, engine: Engine, golden: Golden) -> Replay:
+def replay(bundle: Bundle, engine: Encoder, golden: Golden) -> Replay:
     """Runs the crops on `engine`, at the gates of its precision."""
     if engine.precision not in golden.gates:
         raise IntegrityError(f"{TABLE} names no gate for {engine.precision}")

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tier_infer.bundle import Bundle
-from tier_infer.engine import BATCH, Embeddings, Engine, QueryTable
+from tier_infer.embeddings import BATCH, Embeddings
+from tier_infer.engine import Engine
 from tier_infer.errors import IntegrityError, NotEvaluated, RefusedImage, UsageError
 from tier_infer.geometry import Geometry, has_few_pixels, reduced, to_crop
 from tier_infer.label_names import Names, names_of
 from tier_infer.label_sets import language_code, normal_id
 from tier_infer.pooling import Pool
+from tier_infer.query_table import QueryTable
 from tier_infer.radiograph import Radiograph
 from tier_infer.reader import Reader
 from tier_infer.scores import Scores

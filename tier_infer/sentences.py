@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tier_infer.bundle import Bundle, sha256
-from tier_infer.engine import Embeddings, open_session
+from tier_infer.embeddings import Embeddings
 from tier_infer.errors import IntegrityError, UsageError
 from tier_infer.pooling import Pool
 from tier_infer.scoring import Selection
+from tier_infer.sessions import open_session
 from tier_infer.tokenizer_json import checked_tokenizer, in_rust
 
 Floats = NDArray[np.float32]

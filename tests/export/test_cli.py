@@ -21,8 +21,8 @@ import tier_export.writing
 from tests.conftest import DATA
 from tier_export.cli import main
 from tier_infer.bundle import load_bundle
-from tier_infer.engine import QueryTable
 from tier_infer.errors import IntegrityError
+from tier_infer.query_table import QueryTable
 from tier_train.checkpoint import load_checkpoint, save_checkpoint
 
 LUNGS = """

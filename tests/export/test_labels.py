@@ -28,11 +28,12 @@ from tier_export.labels import Source, checkpoint_source, directions, make, prep
 from tier_export.members import members_of
 from tier_infer.bundle import Bundle, load_bundle, sha256
 from tier_infer.cli import main as infer_main
-from tier_infer.engine import Engine, QueryTable
+from tier_infer.engine import Engine
 from tier_infer.errors import IntegrityError, UsageError
 from tier_infer.geometry import to_crop
 from tier_infer.golden import read_golden, replay
 from tier_infer.label_sets import load_label_set, parse_label_set
+from tier_infer.query_table import QueryTable
 from tier_infer.reader import Reader
 from tier_infer.scoring import select_labels
 from tier_train.checkpoint import Checkpoint, load_checkpoint

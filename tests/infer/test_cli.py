@@ -17,7 +17,8 @@ from PIL import Image
 from tests.conftest import DATA
 from tests.infer.conftest import Infer
 from tests.infer.dicom_files import dx, film, write
-from tier_infer.engine import Embeddings, Engine
+from tier_infer.embeddings import Embeddings
+from tier_infer.engine import Engine
 from tier_infer.output import CSV_COLUMNS, SCHEMA
 from tier_infer.reader import Reader
 from tier_infer.reader_child import read_any

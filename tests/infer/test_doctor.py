@@ -22,6 +22,7 @@ import pydicom
 import pytest
 from click.testing import CliRunner
 
+from tier_infer import gpu as gpu_module
 from tier_infer import reader
 from tier_infer.bundle import load_bundle, parse_manifest, sha256
 from tier_infer.cli import main
@@ -237,10 +238,10 @@ def test_cuda_asked_for_where_there_is_none(site: Path) -> None:
 
 
 def test_why_a_gpu_is_not_used(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "nvidia_obstacles", list)
+    monkeypatch.setattr(gpu_module, "obstacles", list)
     idle = line(run_doctor(site / "bundle", "cpu"), "gpu")
     assert idle == Check("gpu", "warn", "not used: the installed onnxruntime is a CPU build")
-    monkeypatch.setattr(machine, "nvidia_obstacles", lambda: ["no node", "no driver"])
+    monkeypatch.setattr(gpu_module, "obstacles", lambda: ["no node", "no driver"])
     none = line(run_doctor(site / "bundle"), "gpu")
     assert none.status == "ok"
     assert "no node; no driver; the installed onnxruntime is a CPU build" in none.sentence
@@ -264,7 +265,7 @@ def test_missing_cuda_libraries_are_named_without_folders(
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
     monkeypatch.setattr(doctor, "open_session", refuse)
-    monkeypatch.setattr(machine, "nvidia_obstacles", list)
+    monkeypatch.setattr(gpu_module, "obstacles", list)
     gpu = line(run_doctor(site / "bundle"), "gpu")
     assert gpu.status == "warn"
     assert "libcublasLt.so.12 can't be loaded" in gpu.sentence
@@ -275,12 +276,12 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str) -> None:
         raise OSError(f"/opt/{name}: cannot open")
 
-    monkeypatch.setattr(machine.platform, "system", lambda: "Linux")
-    monkeypatch.setattr(machine.ctypes, "CDLL", refuse)
-    monkeypatch.setattr(machine, "glob", lambda _: ["/dev/nvidia0"])
-    assert machine.nvidia_obstacles() == ["the driver library libcuda.so.1 can't be loaded"]
-    monkeypatch.setattr(machine.platform, "system", lambda: "Darwin")
-    assert machine.nvidia_obstacles() == ["there is no CUDA for Darwin"]
+    monkeypatch.setattr(gpu_module.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(gpu_module.ctypes, "CDLL", refuse)
+    monkeypatch.setattr(gpu_module, "glob", lambda _: ["/dev/nvidia0"])
+    assert gpu_module.obstacles() == ["the driver library libcuda.so.1 can't be loaded"]
+    monkeypatch.setattr(gpu_module.platform, "system", lambda: "Darwin")
+    assert gpu_module.obstacles() == ["there is no CUDA for Darwin"]
 
 
 # Decoders and the child
@@ -437,8 +438,9 @@ def test_no_check_crashes_the_doctor(site: Path, monkeypatch: pytest.MonkeyPatch
     def broken(*_: Any) -> Any:
         raise RuntimeError("/home/somebody/secret")
 
-    for name in ("threads", "memory", "free_disk", "nvidia_obstacles"):
+    for name in ("threads", "memory", "free_disk"):
         monkeypatch.setattr(machine, name, broken)
+    monkeypatch.setattr(gpu_module, "obstacles", broken)
     monkeypatch.setattr(doctor, "load_bundle", broken)
     found = run_doctor(site / "bundle")
     assert failed(found) == ["processor", "memory", "disk", "bundle", "gpu"]

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from tier_infer.bundle import load_bundle
-from tier_infer.engine import Engine, QueryTable
+from tier_infer.engine import Engine
 from tier_infer.errors import DeviceError
+from tier_infer.query_table import QueryTable
 
 
 def cuda_runs(bundle: Path) -> bool:

@@ -22,10 +22,11 @@ from tests.infer import tiny_bundle
 from tier_export.heads import GraphScore
 from tier_export.queries import query_graph, set_entry
 from tier_infer.bundle import load_bundle
-from tier_infer.engine import Embeddings, QueryTable
+from tier_infer.embeddings import Embeddings
 from tier_infer.errors import IntegrityError, UsageError
 from tier_infer.label_sets import Label, LabelSet, load_label_set, parse_label_set
 from tier_infer.pooling import TEMPERATURES, LogSumExp, Pool, TopK, described, pool_of, pooled
+from tier_infer.query_table import QueryTable
 from tier_infer.scoring import heatmaps, select_labels
 from tier_train import zero_shot
 

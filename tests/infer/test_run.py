@@ -23,7 +23,8 @@ from tests.infer.dicom_files import dx, film, pack, write
 from tests.trained import BIN
 from tier_infer import archive
 from tier_infer import reader as reader_module
-from tier_infer.engine import Embeddings, Engine
+from tier_infer.embeddings import Embeddings
+from tier_infer.engine import Engine
 from tier_infer.errors import FailedImage, UsageError
 from tier_infer.reader import Reader
 

@@ -19,9 +19,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.spoken import speaking
 from tier_infer.bundle import Bundle, load_bundle, sha256
-from tier_infer.engine import Engine, QueryTable, open_session
+from tier_infer.engine import Engine
 from tier_infer.errors import IntegrityError
+from tier_infer.query_table import QueryTable
 from tier_infer.sentences import Words
+from tier_infer.sessions import open_session
 
 QUERIES, ENCODER, TEXT = "queries/chexpert.onnx", "image_encoder.onnx", "text/encoder.onnx"
 USE: dict[str, Callable[[Bundle], object]] = {

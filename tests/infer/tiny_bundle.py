@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from tier_infer.bundle import Manifest, sha256
-from tier_infer.engine import open_session, run_encoder
 from tier_infer.geometry import GEOMETRIES, Geometry, described
 from tier_infer.golden import Golden, SetScores, golden_files
+from tier_infer.sessions import open_session, run_encoder
 
 LABELS = ("bright", "dark")
 DIM = 2  # D

@@ -133,9 +133,9 @@ def _check_names(ids: Sequence[str], out: Sequence[str]) -> None:
 
 
 def _list(bundle: Bundle, as_json: bool) -> None:
-    from tier_infer.engine import QueryTable
     from tier_infer.label_names import names_of
     from tier_infer.pooling import described
+    from tier_infer.query_table import QueryTable
 
     rows: list[Row] = []
     for set_id, entry in bundle.manifest.label_sets.items():

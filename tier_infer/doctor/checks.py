@@ -13,13 +13,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from tier_infer import gpu
 from tier_infer.bundle import Bundle, load_bundle
-from tier_infer.doctor import decode_checks, installation, machine
+from tier_infer.doctor import decode_checks, installation
 from tier_infer.doctor.installation import Check, guarded
-from tier_infer.engine import PROVIDERS, Engine, open_session
+from tier_infer.engine import Engine
 from tier_infer.errors import DeviceError
 from tier_infer.golden import read_golden, replay
 from tier_infer.guard import printable
+from tier_infer.sessions import PROVIDERS, open_session
 
 SCHEMA = "tier-infer-doctor/1"
 NOT_TRIED = "not tried: there is no engine, see above"
@@ -85,7 +87,7 @@ class _Patient:
             yield Check("device", "warn", "not tried: there is no bundle to run, see above")
             return
         try:
-            self._engine = Engine(self._bundle, self._device, self._precision)
+            self._engine = Engine(self._bundle, self._device, self._precision, unproven=True)
         except DeviceError as error:
             raise DeviceError(_without_paths(str(error))) from None
         engine = self._engine
@@ -96,7 +98,7 @@ class _Patient:
         if self._engine is not None and self._engine.device == "cuda":
             yield Check("gpu", "ok", f"used, by {PROVIDERS['cuda']}")
             return
-        missing = machine.nvidia_obstacles()
+        missing = gpu.obstacles()
         reasons = [*missing, *self._onnxruntime_obstacles()]
         if not reasons and self._device == "cpu":
             yield Check("gpu", "ok", "not used: --device cpu was asked for")
@@ -148,6 +150,6 @@ def _without_paths(message: str) -> str:
     sentence, colon, rest = message.partition("can't run this bundle: ")
     if not colon:
         return message
-    libraries = ", ".join(machine.missing_libraries(rest))
+    libraries = ", ".join(gpu.missing_libraries(rest))
     reason = f"{libraries} can't be loaded" if libraries else "onnxruntime refuses the session"
     return f"{sentence}can't run this bundle: {reason}; pip install 'tier-cxr[gpu]' brings CUDA"

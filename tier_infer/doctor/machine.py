@@ -5,13 +5,10 @@ Read from the operating system alone. A question that the platform can't answer 
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import re
 import shutil
 import tempfile
-from glob import glob
 from pathlib import Path
 
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "f16c", "asimd", "asimddp")
@@ -56,37 +53,6 @@ def free_disk() -> tuple[str, int, bool]:
     while not place.exists() and place != place.parent:  # it is made when it is needed
         place = place.parent
     return name, shutil.disk_usage(place).free, os.access(place, os.W_OK)
-
-
-def nvidia_obstacles() -> list[str]:
-    """Why the driver offers no GPU to any program here; empty when it offers one."""
-    system = platform.system()
-    if system not in ("Linux", "Windows"):
-        return [f"there is no CUDA for {system or 'this system'}"]
-    found = []
-    if system == "Linux" and not (glob("/dev/nvidia[0-9]*") or os.path.exists("/dev/dxg")):
-        found.append(
-            "there is no NVIDIA device node (no GPU, no driver, or a container without --gpus)"
-        )
-    library = "libcuda.so.1" if system == "Linux" else "nvcuda.dll"
-    try:
-        driver = ctypes.CDLL(library)
-    except OSError:
-        return [*found, f"the driver library {library} can't be loaded"]
-    count = ctypes.c_int(0)
-    for call, code in (
-        ("cuInit", driver.cuInit(0)),
-        ("cuDeviceGetCount", driver.cuDeviceGetCount(ctypes.byref(count))),
-    ):
-        if code:
-            return [*found, f"the driver refuses: {call} returns {code}"]
-    return found if count.value else [*found, "the driver knows no GPU (CUDA_VISIBLE_DEVICES?)"]
-
-
-def missing_libraries(message: str) -> list[str]:
-    """Shared libraries that a loader's message names, without their folders."""
-    names = re.findall(r"([\w+.-]+\.(?:so[.\d]*|dll))(?=[:\"' ]|$)", message)
-    return list(dict.fromkeys(n for n in names if not n.startswith("libonnxruntime")))
 
 
 def _physical_memory() -> int | None:

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tier_infer.bundle import Bundle
-from tier_infer.engine import Engine, runtime_version
+from tier_infer.engine import Engine
 from tier_infer.evaluation.prompts import prompts_sha256
 from tier_infer.pooling import described
 from tier_infer.scoring import presets_of, select_labels
+from tier_infer.sessions import runtime_version
 
 
 class BundleScorer:

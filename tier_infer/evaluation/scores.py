@@ -26,7 +26,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tier_infer.engine import BATCH
+from tier_infer.embeddings import BATCH
 from tier_infer.errors import UsageError
 from tier_infer.evaluation.cohort import Cohort, described, files_digest
 from tier_infer.files import write_atomic

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tier_infer.engine import BATCH
+from tier_infer.embeddings import BATCH
 from tier_infer.errors import UsageError
 from tier_infer.label_sets import normal_id
 from tier_train.evaluation.members import check_device, identity_of, presets_of

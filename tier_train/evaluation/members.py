@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tier_infer.engine import BATCH
+from tier_infer.embeddings import BATCH
 from tier_infer.errors import DeviceError, UsageError
 from tier_infer.evaluation.prompts import prompts_sha256
 from tier_infer.geometry import GEOMETRIES

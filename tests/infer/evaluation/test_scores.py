@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.infer.evaluation.fakes import GreyScorer, cohort, failing, picture, random_truth
-from tier_infer.engine import BATCH
+from tier_infer.embeddings import BATCH
 from tier_infer.errors import UsageError
 from tier_infer.evaluation.cohort import Cohort
 from tier_infer.evaluation.scores import HEAD, read_scores, score_cohort

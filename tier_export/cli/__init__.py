@@ -8,10 +8,11 @@ import click
 
 from tier_export.cli.export import export
 from tier_export.cli.labels import labels
+from tier_export.cli.triton import triton
 from tier_export.cli.verify import verify
 from tier_infer.guard import guarded
 
-VERBS = ("labels", "verify")
+VERBS = ("labels", "verify", "triton")
 
 
 class ExportOrVerb(click.Group):
@@ -29,8 +30,8 @@ class ExportOrVerb(click.Group):
         return guarded("tier-export", ctx, lambda: click.Group.invoke(self, ctx))
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        verbs = "[OPTIONS] CKPT.pt...  |  labels [OPTIONS]  |  verify [BUNDLE] [OPTIONS]"
-        formatter.write_usage("tier-export", verbs)
+        verbs = ("[OPTIONS] CKPT.pt...", "labels [OPTIONS]", "verify [BUNDLE] [OPTIONS]")
+        formatter.write_usage("tier-export", "  |  ".join((*verbs, "triton BUNDLE OUT [OPTIONS]")))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options of exporting stand on the first page: exporting is the command."""
@@ -54,3 +55,4 @@ def main() -> None:
 main.add_command(export)
 main.add_command(labels)
 main.add_command(verify)
+main.add_command(triton)

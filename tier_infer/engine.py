@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tier_infer.bundle import Bundle
-from tier_infer.devices import choose
+from tier_infer.devices import choice_words, choose
 from tier_infer.embeddings import Embeddings
 from tier_infer.proof import prove
 
 
 class Engine:
-    """`device` and `precision` are those that answer. `passed_over`: of --device auto, each device
-    that came before and why it was not taken."""
+    """`device` and `precision` are those that answer. Of `asked` = auto, `passed_over` holds each
+    device that came before and why it was not taken."""
 
     def __init__(
         self,
@@ -27,7 +27,11 @@ class Engine:
         *,
         unproven: bool = False,
     ) -> None:
-        """`unproven`: for those who replay the golden vectors themselves, `doctor` and `verify`."""
+        """DeviceError where the device is not there. ParityError where it is and computes something
+        else: then no other answers in its place, of auto neither.
+
+        `unproven`: for those who replay the golden vectors themselves, `doctor` and `verify`."""
+        self.asked = device
         geometry = bundle.manifest.resolved_geometry()
         self._shape = (geometry.crop, geometry.crop)
         self._encoder, self.passed_over = choose(bundle, device, precision)
@@ -38,6 +42,11 @@ class Engine:
     @property
     def identity(self) -> dict[str, str]:
         return self._encoder.identity
+
+    @property
+    def choice(self) -> str:
+        """What auto chose and why not the others, in words; empty where a device was named."""
+        return choice_words(self.device, self.passed_over) if self.asked == "auto" else ""
 
     def encode(self, pixels: NDArray[np.uint8]) -> Embeddings:
         """pixels: uint8 [N, H, W], N ≥ 1. Rows are independent; check them for finite values."""

@@ -15,6 +15,11 @@ from dataclasses import dataclass
 from functools import cache
 from glob import glob
 from pathlib import Path
+from uuid import UUID
+
+from tier_infer.errors import DeviceError
+
+CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CUdevice_attribute in cuda.h
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,58 @@ def obstacles() -> list[str]:
 
 def missing_libraries(message: str) -> list[str]:
     """Shared libraries that a loader's message names, without their folders."""
-    names = re.findall(r"([\w+.-]+\.(?:so[.\d]*|dll))(?=[:\"' ]|$)", message)
+    names = re.findall(r"([\w+.-]+\.(?:so[.\d]*|dll))(?=[:\"',;\s]|\.\s|$)", message)
     return list(dict.fromkeys(n for n in names if not n.startswith("libonnxruntime")))
 
 
 def gpu() -> Gpu:
-    """DeviceError where `obstacles` finds some."""
-    raise NotImplementedError
+    """The first GPU that CUDA_VISIBLE_DEVICES shows, asked of the driver: no package is needed.
+
+    DeviceError where `obstacles` finds some, or where the driver answers with an error.
+    """
+    found = obstacles()
+    if found:
+        raise DeviceError(f"no NVIDIA GPU: {'; '.join(found)}; use --device cpu")
+    driver = ctypes.CDLL("nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1")
+    device, version = ctypes.c_int(), ctypes.c_int()
+    name, uuid = ctypes.create_string_buffer(256), ctypes.create_string_buffer(16)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    uuid_of = "cuDeviceGetUuid_v2" if hasattr(driver, "cuDeviceGetUuid_v2") else "cuDeviceGetUuid"
+    for call, *arguments in (
+        ("cuInit", 0),
+        ("cuDeviceGet", ctypes.byref(device), 0),
+        ("cuDriverGetVersion", ctypes.byref(version)),
+        ("cuDeviceGetName", name, len(name), device),
+        (uuid_of, uuid, device),
+        ("cuDeviceGetAttribute", ctypes.byref(major), CAPABILITY_MAJOR, device),
+        ("cuDeviceGetAttribute", ctypes.byref(minor), CAPABILITY_MINOR, device),
+    ):
+        code = getattr(driver, str(call))(*arguments)
+        if code:
+            raise DeviceError(
+                f"no NVIDIA GPU: the driver refuses: {call} returns {code}; use --device cpu"
+            )
+    return Gpu(
+        name=name.value.decode(errors="replace"),
+        uuid=f"GPU-{UUID(bytes=uuid.raw)}",
+        sm=f"sm{major.value}{minor.value}",
+        driver=_driver_version(),
+        cuda=f"{version.value // 1000}.{version.value % 1000 // 10}",
+    )
+
+
+def _driver_version() -> str:
+    """Of the kernel module, from NVML; "" where it does not tell."""
+    told = ctypes.create_string_buffer(80)
+    try:
+        nvml = ctypes.CDLL("nvml.dll" if platform.system() == "Windows" else "libnvidia-ml.so.1")
+        if nvml.nvmlInit_v2():
+            return ""
+        refused = nvml.nvmlSystemGetDriverVersion(told, len(told))
+        nvml.nvmlShutdown()
+    except (OSError, AttributeError):
+        return ""
+    return "" if refused else told.value.decode(errors="replace")
 
 
 @cache

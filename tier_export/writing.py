@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from tier_infer.errors import IntegrityError, UsageError
 from tier_infer.files import sync_folder, write_atomic
 
 Files = dict[str, bytes]
+# No manifest lists them: see `tier_infer.trt.store`. With another encoder they go.
+ENGINE_FILE = r"engines/sm\d+-(?:trt|rtx)[\d.]+-fp(?:16|32)\.(?:engine|json|seal)"
 
 
 def check_target(target: Path) -> str | None:
@@ -117,7 +120,11 @@ def _replaceable(target: Path) -> str | None:
             "another name with -o"
         ) from None
     known = {"manifest.json", *_names(manifest)}
-    foreign = [name for name, _ in _content(target) if name not in known]
+    foreign = [
+        name
+        for name, _ in _content(target)
+        if name not in known and not re.fullmatch(ENGINE_FILE, name)
+    ]
     if foreign:
         raise UsageError(
             f"{target} holds {foreign[0]}, which no export wrote; move it away, or choose another "

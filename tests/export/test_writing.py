@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from dataclasses import replace
@@ -128,6 +129,41 @@ def test_what_no_export_wrote_is_not_deleted(one: Made, tmp_path: Path) -> None:
     shutil.rmtree(target / "notes")
     (target / ".DS_Store").write_bytes(b"")  # the system's
     check_target(target)
+
+
+def test_engines_are_the_exports_own_and_go_with_their_encoder(
+    one: Made, two: Made, tmp_path: Path
+) -> None:
+    """No manifest lists them: they come and go without it."""
+    target = tmp_path / "bundle"
+    write(target, one)
+    (target / "engines").mkdir()
+    for name in ("sm86-trt11.4.0.106-fp16", "sm120-rtx1.7.1.116-fp32"):
+        for ending in (".engine", ".json", ".seal"):
+            (target / "engines" / f"{name}{ending}").write_bytes(b"made here")
+    assert check_target(target) == one.manifest.bundle_sha256
+    write(target, relabelled(one), keep=one)
+    assert len(names(target / "engines")) == 6
+    write(target, two)
+    assert not (target / "engines").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "engines/notes.txt",
+        "engines/notes.engine",
+        "engines/sm86-trt11.4.0.106-fp16.engine.bak",
+        "engines/sm86-trt11.4.0.106-fp16/x.engine",
+        "sm86-trt11.4.0.106-fp16.engine",
+    ],
+)
+def test_beside_engines_nothing_foreign_is_deleted(one: Made, tmp_path: Path, name: str) -> None:
+    target = tmp_path / "bundle"
+    write(target, one)
+    (target / name).parent.mkdir(parents=True, exist_ok=True)
+    (target / name).write_bytes(b"somebody's")
+    refused(target, f"holds {re.escape(name)}, which no export wrote")
 
 
 def test_what_is_kept_comes_along_as_links(one: Made, tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def export(
     from tier_export.average import average_of
     from tier_export.certificate import table
     from tier_export.crops import calibration_crops, manifest_crops, phantom_crops
+    from tier_export.engines import add_engine, skipped
     from tier_export.export import Wish
     from tier_export.export import export as run
     from tier_export.members import members_of
@@ -134,13 +135,19 @@ def export(
     wish = Wish(fp16=fp16, int8=calibration, text=text, opset=opset)
     manifest, prover = run(members, sets, crops, target, wish, say)
     new = manifest.bundle_sha256
+    engines, reason = add_engine(target, say)
+    if reason:
+        say(skipped(reason))
     if as_json:
-        click.echo(to_json(manifest, output))
+        click.echo(to_json(manifest, output, engines))
         return
     click.echo(table(prover))
     for file, entry in (*manifest.files.items(), *manifest.text_files.items()):
         kind = entry.get("precision", "")
         click.echo(f"{file:<28} {entry['bytes'] / 1e6:7.2f} MB  {kind}".rstrip())
+    for engine in engines:
+        size = engine["bytes"] / 1e6
+        click.echo(f"{engine['path']:<28} {size:7.2f} MB  {engine['precision']}, this machine only")
     instead = f" in place of {replaced[:12]}" if replaced and replaced != new else ""
     there = "" if output == "bundle" else f" --bundle {output}"
     click.echo(f"wrote {output}, {new[:12]}{instead}; next: tier-infer study.dcm{there}")
@@ -165,11 +172,12 @@ def _refuse_loss(target: Path, sets: list[str]) -> None:
         )
 
 
-def to_json(manifest: Manifest, output: str) -> str:
+def to_json(manifest: Manifest, output: str, engines: list[dict[str, Any]]) -> str:
     table = {
         "schema": "tier-export/1",
         "bundle": {"path": output, "name": manifest.name, "sha256": manifest.bundle_sha256},
         "files": manifest.files,
+        "engines": engines,  # empty where this machine has no GPU, see stderr
         "label_sets": {s: entry["sha256"] for s, entry in manifest.label_sets.items()},
         "parity": manifest.parity,
     }

@@ -54,6 +54,8 @@ def to_json(
         "device": engine.device,
         "precision": engine.precision,
     }
+    if engine.asked == "auto":
+        table["device_choice"] = {"asked": engine.asked, "passed_over": dict(engine.passed_over)}
     if pools:
         table["pools"] = {set_id: described(pool) for set_id, pool in pools.items()}
     if asked[0]:

@@ -422,11 +422,6 @@ def test_doctor_takes_a_precision(infer: Infer) -> None:
     assert "the bundle has no int8 encoder" in result.stdout
 
 
-def test_device_cpu_by_name_scores_as_auto(infer: Infer) -> None:
-    one, other = (infer("study.dcm", "--json", "--device", d).stdout for d in ("auto", "cpu"))
-    assert one == other
-
-
 def test_with_uids_is_refused_where_it_would_do_nothing(infer: Infer) -> None:
     for option in ((), ("--csv",)):
         result = infer("study.dcm", *option, "--with-uids")

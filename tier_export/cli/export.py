@@ -136,9 +136,9 @@ def export(
     manifest, prover = run(members, sets, crops, target, wish, say)
     new = manifest.bundle_sha256
     engines, reason = add_engine(target, say)
-    if reason:
-        say(skipped(reason))
     if as_json:
+        if reason:
+            say(skipped(reason))
         click.echo(to_json(manifest, output, engines))
         return
     click.echo(table(prover))
@@ -148,6 +148,8 @@ def export(
     for engine in engines:
         size = engine["bytes"] / 1e6
         click.echo(f"{engine['path']:<28} {size:7.2f} MB  {engine['precision']}, this machine only")
+    if reason:
+        click.echo(skipped(reason))
     instead = f" in place of {replaced[:12]}" if replaced and replaced != new else ""
     there = "" if output == "bundle" else f" --bundle {output}"
     click.echo(f"wrote {output}, {new[:12]}{instead}; next: tier-infer study.dcm{there}")

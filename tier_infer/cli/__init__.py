@@ -13,6 +13,8 @@ import click
 from tier_infer.cli.doctor import doctor
 from tier_infer.cli.evaluate import evaluate
 from tier_infer.cli.options import CONTEXT, TALK, device_option, refuse_overwriting, tell_refused
+from tier_infer.cli.warmup import warmup
+from tier_infer.cli.wheelhouse import wheelhouse
 from tier_infer.errors import UsageError
 from tier_infer.guard import guarded, printable
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:  # heavy, and not needed for --help
     from tier_infer.scoring import Selection
     from tier_infer.studies import StudyResult
 
-VERBS = ("evaluate", "doctor")
+VERBS = ("evaluate", "warmup", "doctor", "wheelhouse")
 
 
 class ScoreOrVerb(click.Group):
@@ -40,8 +42,9 @@ class ScoreOrVerb(click.Group):
         return guarded("tier-infer", ctx, lambda: click.Group.invoke(self, ctx))
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        verbs = "STUDY... [OPTIONS]  |  evaluate [BUNDLE] [OPTIONS]  |  doctor [OPTIONS]"
-        formatter.write_usage("tier-infer", verbs)
+        verbs = ["STUDY... [OPTIONS]", "evaluate [BUNDLE] [OPTIONS]"]
+        verbs += [f"{verb} [OPTIONS]" for verb in VERBS[1:]]
+        formatter.write_usage("tier-infer", "  |  ".join(verbs))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options of scoring stand on the first page: scoring is the command."""
@@ -150,6 +153,8 @@ def score(
         shown = {} if language is None else selection.display(language)
         engine = Engine(bundle, device, precision)
         _check_targets(heatmaps, report, {split_member(path)[0] for path in paths})
+        if engine.choice:  # of --device auto only
+            click.echo(f"tier-infer: {printable(engine.choice)}", err=True)
         studies = group_studies(
             score_images(paths, bundle, engine, selection, reader, keep_heat=pictures)
         )
@@ -251,13 +256,26 @@ def _write_pictures(
     if report is not None:
         used, (selection, shown) = (engine.device, engine.precision), names
         prompts = prompts_of(selection)
-        options = {"with_uids": with_uids, "smooth": smooth, "allow_burned_in": with_uids}
-        write_report(Path(report), studies, bundle, used, prompts, geometry, shown=shown, **options)
+        write_report(
+            Path(report),
+            studies,
+            bundle,
+            used,
+            prompts,
+            geometry,
+            choice=engine.choice,
+            shown=shown,
+            with_uids=with_uids,
+            smooth=smooth,
+            allow_burned_in=with_uids,
+        )
         click.echo(f"wrote {report}", err=True)
 
 
 main.add_command(evaluate)
+main.add_command(warmup)
 main.add_command(doctor)
+main.add_command(wheelhouse)
 
 if __name__ == "__main__":
     main()

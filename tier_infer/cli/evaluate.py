@@ -57,6 +57,7 @@ def evaluate(
         cohort = replace(cohort, notes=(*cohort.notes, *lacking(cohort, sets[set_id]["labels"])))
     if set_id != default:
         asked = [label if ":" in label else f"{set_id}:{label}" for label in asked]
-    scorer = BundleScorer(bundle, Engine(bundle, device, precision), asked)
-    _, code = run_evaluation(cohort, scorer, options, "tier-infer")
+    engine = Engine(bundle, device, precision)
+    scorer = BundleScorer(bundle, engine, asked)
+    _, code = run_evaluation(cohort, scorer, options, "tier-infer", engine.choice)
     click.get_current_context().exit(code)

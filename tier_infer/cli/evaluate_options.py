@@ -100,9 +100,9 @@ def check_options(options: Options) -> None:
 
 
 def run_evaluation(
-    cohort: Cohort, scorer: Scorer, options: Options, program: str
+    cohort: Cohort, scorer: Scorer, options: Options, program: str, opening: str = ""
 ) -> tuple[Evaluated, int]:
-    """Evaluates, prints and writes; returns the exit code."""
+    """Evaluates, prints and writes; returns the exit code. `opening`: told when scoring begins."""
     from tier_infer.evaluation.cautions import cautions
     from tier_infer.evaluation.markdown import markdown
     from tier_infer.evaluation.report import json_text, write_report
@@ -123,7 +123,7 @@ def run_evaluation(
     folder = options["output"]
     warnings = cautions(scorer, cohort, plan.protocol)
     cohort = replace(cohort, notes=(*cohort.notes, *warnings))
-    found = evaluate(cohort, scorer, plan, folder, progress(program))
+    found = evaluate(cohort, scorer, plan, folder, progress(program, opening))
     for warning in warnings:
         click.echo(f"{program}: {printable(warning)}", err=True)
     report = found.report
@@ -146,14 +146,17 @@ def run_evaluation(
     return found, code
 
 
-def progress(program: str) -> Callable[[int, int], None]:
+def progress(program: str, opening: str = "") -> Callable[[int, int], None]:
     """A line on stderr every ten seconds, and how fast it was at the end, for each split."""
     start = last = time.monotonic()
     first = before = -1  # images done when it began: a run may go on where another ended
 
     def tell(done: int, total: int) -> None:
-        nonlocal start, last, first, before
+        nonlocal start, last, first, before, opening
         now = time.monotonic()
+        if opening:
+            click.echo(f"{program}: {printable(opening)}", err=True)
+            opening = ""
         if before < 0 or done < before:
             start, last, first = now, now, done
             if done:

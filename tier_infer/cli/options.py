@@ -13,7 +13,11 @@ from tier_infer.guard import printable
 
 TALK = 20
 CONTEXT = {"help_option_names": ["-h", "--help"]}
-DEVICE_HELP = "Where the graph runs; auto may choose and says what it chose."
+DEVICES = "auto|cpu|cuda|tensorrt|tensorrt-ep"
+DEVICE_HELP = (
+    "Where the graph runs: exactly there, or exit 6. auto: the first of tensorrt, tensorrt-ep "
+    "(TensorRT in onnxruntime-gpu), cuda and cpu that can be had; it says why not the others."
+)
 
 
 def device_option(command: Any) -> Any:
@@ -24,10 +28,11 @@ def device_option(command: Any) -> Any:
         "--precision",
         type=click.Choice(["auto", "fp32", "fp16", "int8"]),
         default="auto",
-        help="Which encoder of the bundle; auto: fp32 on a CPU, fp16 on CUDA. int8 is for CPUs.",
+        help="Which encoder of the bundle; auto: fp32 on a CPU, fp16 on a GPU where the bundle has "
+        "it. int8 is for CPUs.",
     )(command)
     command = click.option(
-        "--device", default="auto", metavar="auto|cpu|cuda", help=DEVICE_HELP, show_default=True
+        "--device", default="auto", metavar=DEVICES, help=DEVICE_HELP, show_default=True
     )(command)
     return click.option(
         "--bundle",

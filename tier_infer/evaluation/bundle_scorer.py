@@ -13,7 +13,6 @@ from tier_infer.engine import Engine
 from tier_infer.evaluation.prompts import prompts_sha256
 from tier_infer.pooling import described
 from tier_infer.scoring import presets_of, select_labels
-from tier_infer.sessions import runtime_version
 
 
 class BundleScorer:
@@ -40,7 +39,7 @@ class BundleScorer:
             },
             "scoring": "margin",
             "exported": True,
-            "engine": runtime_version(),
+            "engine": engine.identity["runtime"],
             "device": engine.device,
             "precision": engine.precision,
         }

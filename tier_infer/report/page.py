@@ -49,13 +49,15 @@ def write_report(
     prompts: Prompts,
     geometry: Geometry,
     *,
+    choice: str = "",
     shown: Mapping[str, str] | None = None,
     with_uids: bool = False,
     smooth: bool = False,
     allow_burned_in: bool = False,
 ) -> None:
     """The images must have been scored with their heat kept. `engine_info`: device, precision.
-    `shown`: what each label is called in the reader's language; default: by its id."""
+    `choice`: of --device auto, why this device. `shown`: what each label is called in the reader's
+    language; default: by its id."""
     called = shown or {name: name for name in prompts}
     studies = [_renamed(study, called) for study in studies]
     side = bundle.manifest.cells
@@ -66,7 +68,8 @@ def write_report(
         f"<h1>Chest radiograph scores</h1>{_summary(studies, bundle, engine_info)}",
         *sections,
         f'<section class="run" id="run"><h2>How these scores were made</h2>{_reading()}'
-        f"{_prompt_table(sentences)}{_identity(bundle, engine_info, geometry, prompts)}</section>",
+        f"{_prompt_table(sentences)}{_identity(bundle, engine_info, geometry, prompts, choice)}"
+        "</section>",
     ]
     write_atomic(path, page("".join(body), len(prompts)).encode("utf-8"))
 
@@ -158,7 +161,11 @@ def _prompt_table(prompts: Prompts) -> str:
 
 
 def _identity(
-    bundle: Bundle, engine_info: tuple[str, str], geometry: Geometry, prompts: Prompts
+    bundle: Bundle,
+    engine_info: tuple[str, str],
+    geometry: Geometry,
+    prompts: Prompts,
+    choice: str,
 ) -> str:
     """Everything that must be equal for the same numbers to come out again."""
     manifest, (device, precision) = bundle.manifest, engine_info
@@ -180,6 +187,7 @@ def _identity(
         *(("Checkpoint SHA-256", _checkpoint(entry)) for entry in manifest.checkpoint),
         ("Training data", manifest.training_data),
         ("Device, precision", f"{device}, {precision}"),
+        *([("Choice of the device", choice)] if choice else []),
         ("Geometry, intensity", f"{geometry.name}, {manifest.intensity}"),
     ]
     if encoder in manifest.files:

@@ -66,7 +66,8 @@ class Watched:
         for name in ("home", "temp", "site", "log"):
             (self.place / name).mkdir(exist_ok=True)
         (self.place / "site/sitecustomize.py").write_text(DEBUG_LOGS)
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("TIER_")}
+        foreign = ("TIER_", "XDG_")  # TIER_CACHE is then in this home, and watched
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
         environment |= {
             "HOME": str(self.place / "home"),
             "TMPDIR": str(self.place / "temp"),
@@ -223,6 +224,20 @@ def test_doctor(watched: Watched) -> None:
     assert leaks(to_json(run_doctor(watched.work / "bundle")).encode(), "doctor") == []
     if re.search(r"\bdoctor\b", options("")):
         watched.run("tier-infer", "doctor", codes=(0, 2))
+
+
+def test_what_a_run_leaves_at_home_is_its_cache_alone(watched: Watched, collection: Path) -> None:
+    """A key, and a proof that names bundle, libraries and processor, no study."""
+    told = watched.run("tier-infer", "warmup", "--device", "cpu")
+    assert str(watched.place) not in told
+    watched.run("tier-infer", collection / "0000.dcm")
+    home = watched.place / "home"
+    left = sorted(str(p.relative_to(home)) for p in home.rglob("*") if p.is_file())
+    assert [re.sub(r"\w{64}", "DIGEST", name) for name in left] == [
+        ".cache/tier-cxr/key",
+        ".cache/tier-cxr/proofs/DIGEST.json",
+        ".cache/tier-cxr/proofs/DIGEST.json.seal",
+    ]
 
 
 def manifest(folder: Path, whole: bytes, bad: bytes | None = None) -> Path:

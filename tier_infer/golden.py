@@ -159,10 +159,11 @@ def _check_gates(gates: Mapping[str, Mapping[str, float]], precisions: list[str]
 
 
 def replay(bundle: Bundle, engine: Encoder, golden: Golden) -> Replay:
-    """Runs the crops on `engine`, at the gates of its precision."""
+    """Runs the crops on `engine`, at the gates of its precision: all of them at once, and one alone
+    as most studies come, for which a GPU takes other kernels."""
     if engine.precision not in golden.gates:
         raise IntegrityError(f"{TABLE} names no gate for {engine.precision}")
-    found = engine.encode(golden.crops)
+    found, alone = engine.encode(golden.crops), engine.encode(golden.crops[:1])
     differences: list[float] = []
     replaced = []
     for set_id, entry in bundle.manifest.label_sets.items():
@@ -170,15 +171,16 @@ def replay(bundle: Bundle, engine: Encoder, golden: Golden) -> Replay:
         if expected is None or expected.sha256 != entry["sha256"]:
             replaced.append(set_id)
             continue
-        z = QueryTable(bundle, set_id).image_scores(found)
+        table = QueryTable(bundle, set_id)
+        z = table.image_scores(found)
         if z.shape != expected.z.shape:
             raise IntegrityError(f"{TABLE} has another number of scores than set {set_id}")
-        differences.append(_furthest(z, expected.z))
+        differences.append(_furthest(z, expected.z, table.image_scores(alone)))
     gate = golden.gates[engine.precision]
     return Replay(
         crops=len(golden.crops),
-        max_dembedding=_furthest(found.image, golden.image),
-        max_dpatch=_furthest(found.patches, golden.patches),
+        max_dembedding=_furthest(found.image, golden.image, alone.image),
+        max_dpatch=_furthest(found.patches, golden.patches, alone.patches),
         max_dz=float(np.max(differences)) if differences else None,
         replaced=tuple(replaced),
         allowed_dz=gate["max_dz"],
@@ -186,9 +188,10 @@ def replay(bundle: Bundle, engine: Encoder, golden: Golden) -> Replay:
     )
 
 
-def _furthest(found: Floats, expected: Floats) -> float:
-    """NaN stays NaN: numpy's max hands it on."""
-    return float(np.abs(found.astype(np.float64) - expected).max())
+def _furthest(found: Floats, expected: Floats, alone: Floats) -> float:
+    """`alone` is of the first row. NaN stays NaN: numpy's max hands it on."""
+    rows = ((found, expected), (alone, expected[:1]))
+    return float(np.max([np.abs(a.astype(np.float64) - b).max() for a, b in rows]))
 
 
 def _npy(array: NDArray[Any]) -> bytes:

@@ -28,13 +28,12 @@ from tier_infer.bundle import load_bundle, parse_manifest, sha256
 from tier_infer.cli import main
 from tier_infer.dicom import decode, pixel_data
 from tier_infer.dicom.syntaxes import SYNTAXES
-from tier_infer.doctor import checks as doctor
-from tier_infer.doctor import decode_checks, installation, machine
+from tier_infer.doctor import decode_checks, installation, machine, patient
 from tier_infer.doctor.checks import exit_code, run_doctor, to_json, to_lines
 from tier_infer.doctor.installation import Check
 from tier_infer.doctor.probes import picture, probe_file
 from tier_infer.engine import Engine
-from tier_infer.errors import DeviceError, FailedImage
+from tier_infer.errors import FailedImage
 from tier_infer.golden import CROPS, TABLE
 
 GIB = 2**30
@@ -216,8 +215,79 @@ def test_two_onnxruntimes(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, onnxruntime_gpu="1.32.0")
     found = list(installation.runtime())
     assert found[0].status == "fail"
-    assert "overwrite each other" in found[0].sentence
+    assert "onnxruntime and onnxruntime-gpu are installed together" in found[0].sentence
+    assert "pip uninstall onnxruntime onnxruntime-gpu, then pip install" in found[0].sentence
     assert exit_code(found) == 2
+
+
+BOTH = """
+import sys
+from tier_infer.doctor import installation
+for check in installation.guarded("onnxruntime", installation.runtime):
+    print(check.status, check.code, check.name, check.sentence)
+"""
+
+
+@pytest.mark.parametrize(
+    ("installed", "left", "words"),
+    [
+        (("onnxruntime", "onnxruntime_gpu"), True, "are installed together and overwrite each"),
+        (("onnxruntime_gpu",), True, "onnxruntime-gpu is installed and its files are not whole"),
+        (("onnxruntime_gpu",), False, "onnxruntime-gpu is installed and its files are not whole"),
+    ],
+)
+def test_two_onnxruntimes_for_real(
+    tmp_path: Path, installed: tuple[str, ...], left: bool, words: str
+) -> None:
+    """What pip leaves behind. After one of two was uninstalled, the other's folder holds nothing
+    but its providers and imports as an empty namespace (1.31.1): the check itself failed then."""
+    for name in installed:
+        folder = tmp_path / f"{name}-1.31.1.dist-info"
+        folder.mkdir()
+        told = f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.31.1\n"
+        (folder / "METADATA").write_text(told)
+    if left:
+        (tmp_path / "onnxruntime/capi").mkdir(parents=True)
+        (tmp_path / "onnxruntime/capi/libonnxruntime_providers_cuda.so").write_bytes(b"")
+    hidden = f"""
+import importlib.abc, sys
+class Hidden(importlib.abc.MetaPathFinder):  # the real one of this environment
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime":
+            from importlib.machinery import PathFinder
+            return PathFinder.find_spec(name, [{str(tmp_path)!r}]) or self.none()
+    def none(self):
+        raise ModuleNotFoundError("onnxruntime")
+sys.meta_path.insert(0, Hidden())
+sys.path.insert(0, {str(tmp_path)!r})
+from importlib import metadata
+real = metadata.version
+def version(name):
+    if name.startswith("onnxruntime"):
+        found = [d for d in metadata.distributions(path=[{str(tmp_path)!r}])
+                 if d.metadata["Name"] == name]
+        if not found:
+            raise metadata.PackageNotFoundError(name)
+        return found[0].version
+    return real(name)
+metadata.version = version
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", hidden + BOTH], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first = done.stdout.splitlines()[0]
+    assert first.startswith("fail 2 onnxruntime ")
+    assert words in first
+    assert "then pip install 'tier-cxr[cpu]' or 'tier-cxr[gpu]'" in first
+
+
+def test_a_module_of_another_version_than_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two were installed, then one uninstalled and the other not installed anew."""
+    versions(monkeypatch, onnxruntime="1.30.0")
+    (check,) = installation.guarded("onnxruntime", installation.runtime)
+    assert (check.status, check.code) == ("fail", 2)
+    assert "installed is onnxruntime 1.30.0; pip uninstall onnxruntime, then" in check.sentence
 
 
 def test_an_old_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,41 +305,6 @@ def test_cuda_asked_for_where_there_is_none(site: Path) -> None:
     assert failed(found) == ["device"]
     assert exit_code(found) == 6
     assert line(found, "gpu").sentence.startswith("not used: ")
-
-
-def test_why_a_gpu_is_not_used(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_module, "obstacles", list)
-    idle = line(run_doctor(site / "bundle", "cpu"), "gpu")
-    assert idle == Check("gpu", "warn", "not used: the installed onnxruntime is a CPU build")
-    monkeypatch.setattr(gpu_module, "obstacles", lambda: ["no node", "no driver"])
-    none = line(run_doctor(site / "bundle"), "gpu")
-    assert none.status == "ok"
-    assert "no node; no driver; the installed onnxruntime is a CPU build" in none.sentence
-
-
-def test_missing_cuda_libraries_are_named_without_folders(
-    site: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The words of onnxruntime 1.27 on a machine without CUDA, with its folders."""
-    import onnxruntime
-
-    words = (
-        "device cuda can't run this bundle: [ONNXRuntimeError] : 1 : FAIL : Failed to load library "
-        "/home/somebody/lib/libonnxruntime_providers_cuda.so with error: libcublasLt.so.12: cannot "
-        "open shared object file: No such file or directory"
-    )
-
-    def refuse(*_: Any) -> None:
-        raise DeviceError(words)
-
-    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
-    monkeypatch.setattr(doctor, "open_session", refuse)
-    monkeypatch.setattr(gpu_module, "obstacles", list)
-    gpu = line(run_doctor(site / "bundle"), "gpu")
-    assert gpu.status == "warn"
-    assert "libcublasLt.so.12 can't be loaded" in gpu.sentence
-    assert "somebody" not in gpu.sentence
 
 
 def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,9 +476,9 @@ def test_no_check_crashes_the_doctor(site: Path, monkeypatch: pytest.MonkeyPatch
     for name in ("threads", "memory", "free_disk"):
         monkeypatch.setattr(machine, name, broken)
     monkeypatch.setattr(gpu_module, "obstacles", broken)
-    monkeypatch.setattr(doctor, "load_bundle", broken)
+    monkeypatch.setattr(patient, "load_bundle", broken)
     found = run_doctor(site / "bundle")
-    assert failed(found) == ["processor", "memory", "disk", "bundle", "gpu"]
+    assert failed(found) == ["processor", "memory", "disk", "tensorrt", "bundle", "gpu"]
     assert exit_code(found) == 1
     assert "somebody" not in to_lines(found)
     assert line(found, "memory").sentence == "the check itself failed (RuntimeError)"

@@ -96,29 +96,51 @@ def _numbers(version: str) -> list[int]:
 
 
 def runtime() -> Iterator[Check]:
-    """Exactly one distribution may own the module onnxruntime: two overwrite each other's files."""
+    """Exactly one distribution may own the module onnxruntime: two overwrite each other's files,
+    and who uninstalls one takes files of the other away."""
     owners = {name: version for name in RUNTIMES if (version := _version(name))}
     if len(owners) > 1:
         yield Check(
             "onnxruntime",
             "fail",
-            f"{' and '.join(owners)} are installed together and overwrite each other; pip "
-            f"uninstall {' '.join(owners)}, then pip install 'tier-cxr[cpu]' or 'tier-cxr[gpu]'",
+            f"{' and '.join(owners)} are installed together and overwrite each other; "
+            f"{_anew(owners)}",
             2,
         )
     try:
         import onnxruntime
-    except ImportError:
-        raise UsageError(
-            "can't be loaded; pip install 'tier-cxr[cpu]' (or 'tier-cxr[gpu]' on a machine "
-            "with an NVIDIA GPU, never both)"
-        ) from None
-    needed, version = _lowest("onnxruntime"), str(onnxruntime.__version__)
+
+        version, providers = str(onnxruntime.__version__), onnxruntime.get_available_providers()
+    except (ImportError, AttributeError):  # the folder alone may be left, without the module
+        raise UsageError(_broken(owners)) from None
+    needed = _lowest("onnxruntime")
     if _numbers(version) < _numbers(needed):
         raise UsageError(f"{version}, at least {needed} is needed; pip install -U 'tier-cxr[cpu]'")
+    if owners and _numbers(version) not in map(_numbers, owners.values()):
+        told = " and ".join(f"{name} {number}" for name, number in owners.items())
+        raise UsageError(
+            f"the module is of version {version}, installed is {told}; {_anew(owners)}"
+        )
     name = next(iter(owners), "onnxruntime of no known package")
     yield Check("onnxruntime", "ok", f"{version} ({name})")
-    yield Check("providers", "ok", ", ".join(onnxruntime.get_available_providers()))
+    yield Check("providers", "ok", ", ".join(providers))
+
+
+def _broken(owners: dict[str, str]) -> str:
+    if not owners:
+        return (
+            "can't be loaded; pip install 'tier-cxr[cpu]' (or 'tier-cxr[gpu]' on a machine with an "
+            "NVIDIA GPU, never both)"
+        )
+    return (
+        f"{' and '.join(owners)} is installed and its files are not whole, as when another "
+        f"onnxruntime was uninstalled beside it; {_anew(owners)}"
+    )
+
+
+def _anew(owners: dict[str, str]) -> str:
+    """`pip install` alone would find that the requirement is already satisfied."""
+    return f"pip uninstall {' '.join(owners)}, then pip install 'tier-cxr[cpu]' or 'tier-cxr[gpu]'"
 
 
 def _version(distribution: str) -> str | None:

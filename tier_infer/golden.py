@@ -17,10 +17,11 @@ Scores belong to one version of a label set. Where a set was replaced since, onl
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,17 @@ def replay(bundle: Bundle, engine: Encoder, golden: Golden) -> Replay:
         allowed_dz=gate["max_dz"],
         allowed_dcell=gate["max_dcell"],
     )
+
+
+def of_usable_sets(bundle: Bundle, golden: Golden) -> Golden:
+    """Without the scores of label sets that no query table opens: whoever asks for one is told so,
+    and the others can be used."""
+    kept = {}
+    for set_id in golden.scores.keys() & bundle.manifest.label_sets.keys():
+        with contextlib.suppress(IntegrityError):
+            QueryTable(bundle, set_id)
+            kept[set_id] = golden.scores[set_id]
+    return replace(golden, scores=kept)
 
 
 def _furthest(found: Floats, expected: Floats, alone: Floats) -> float:

@@ -14,7 +14,7 @@ from tier_infer.bundle import Bundle, canonical, sha256
 from tier_infer.cache import Cache
 from tier_infer.embeddings import Encoder
 from tier_infer.errors import IntegrityError, ParityError, UsageError
-from tier_infer.golden import Golden, Replay, read_golden, replay
+from tier_infer.golden import Golden, Replay, of_usable_sets, read_golden, replay
 from tier_infer.gpu import machine
 from tier_infer.sessions import runtime_version
 
@@ -38,7 +38,7 @@ def prove(
     cache = cache or trusted_cache()
     if not again and remembered(bundle, encoder, cache):
         return None
-    found = replay_now(bundle, encoder, golden, cache)
+    found = replay_now(bundle, encoder, of_usable_sets(bundle, golden), cache)
     if found.breaches:
         raise ParityError(
             f"{encoder.device} {encoder.precision} does not give the bundle's golden vectors on "

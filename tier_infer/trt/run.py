@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tier_infer.bundle import ENCODERS, Bundle
 from tier_infer.embeddings import Embeddings
 from tier_infer.errors import DeviceError, ParityError
-from tier_infer.golden import Golden, SetScores, read_golden, replay
+from tier_infer.golden import Golden, SetScores, of_usable_sets, read_golden, replay
 from tier_infer.gpu import Gpu, gpu, obstacles
 from tier_infer.trt.lane import HINT, PIXELS, Lane, Tensor
 from tier_infer.trt.library import Library, find_library
@@ -44,7 +44,7 @@ def open_engine(bundle: Bundle, precision: str) -> NativeEncoder:
     try:
         golden = read_golden(bundle)
         if golden:  # without, `proof` refuses
-            prove_sizes(bundle, encoder, golden)
+            prove_sizes(bundle, encoder, of_usable_sets(bundle, golden))
         keep_kernels(sidecar, cache, encoder.kernels())
     except BaseException:
         encoder.close()
